@@ -1,0 +1,148 @@
+"""What flows through a dataflow: Arrow batches of one topic partition with their position range.
+
+Everything here is columnar. A record is known by its offset; stages count records by collecting offsets, so that the ledger
+counts and never subtracts (DESIGN invariant I3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from flows.types import UTC_MICROSECONDS
+
+HEADERS = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", pa.binary())]))
+
+# One row a Kafka record, in offset order.
+RECORDS = pa.schema(
+    [
+        pa.field("_offset", pa.int64(), nullable=False),
+        pa.field("_timestamp", UTC_MICROSECONDS),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field("headers", HEADERS),
+    ]
+)
+
+# The columns of raw.<source>: the records as received.
+RAW = pa.schema([pa.field("_partition", pa.int32(), nullable=False), *RECORDS])
+
+# The columns of every <layer>.<table>__rejected: the record's bytes and why it was refused.
+REJECTED = pa.schema(
+    [
+        *RAW,
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("rule", pa.string()),
+        pa.field("column", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+# The system columns that kappa appends to every 1:1 table, in this order.
+SYSTEM = pa.schema(
+    [
+        pa.field("_partition", pa.int32(), nullable=False),
+        pa.field("_offset", pa.int64(), nullable=False),
+        pa.field("_timestamp", UTC_MICROSECONDS),
+    ]
+)
+
+NO_OFFSETS = pa.array([], pa.int64())
+
+
+class Position(NamedTuple):
+    """One place in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of ONE partition with their position range ``[start, end)``.
+
+    ``records`` has the schema RECORDS, sorted by ``_offset``, every offset within the range. The range may be longer than the
+    records (transaction markers, compaction) and ``records`` may be empty: then the batch only moves the position.
+    ``mark``: the source asks every table to commit at the end of this batch's epoch. ``nbytes`` is a property of records.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    records: pa.RecordBatch
+    mark: bool = False
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.start <= self.end, (self.start, self.end)
+        if self.records.num_rows:
+            offsets = self.records.column(0)
+            assert self.start <= offsets[0].as_py() <= offsets[-1].as_py() < self.end, (self.start, self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What the contract made of a batch.
+
+    ``rows``: the columns of staging.<source> (contract columns in order, ``_extra`` varchar with extra = keep, then SYSTEM);
+    ``rejects``: REJECTED rows, one a refused record; ``filtered``: offsets left out by policy (null_values = delete);
+    ``warned``: rule name -> offsets of rows that broke a rule with on_failure = warn (they are in ``rows``).
+    Every offset of the batch is in exactly one of rows, rejects and filtered.
+    """
+
+    rows: pa.Table
+    rejects: pa.Table
+    filtered: pa.Int64Array
+    warned: Mapping[str, pa.Int64Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """What a table's SQL made of its upstream's rows.
+
+    ``rows``: the SELECT's columns, then SYSTEM (and ``_row`` int where unnest multiplies); ``filtered``: offsets that the SQL left
+    out, found by evaluating its conditions; ``rejects``: REJECTED rows (code transform_error) for the records on which the SQL
+    raised. Every input offset is in exactly one of the three.
+    """
+
+    rows: pa.Table
+    filtered: pa.Int64Array
+    rejects: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a table's branch stopped: shown by ``kappa tables`` and stored in an empty owner commit."""
+
+    table: str
+    cause: str
+    positions: tuple[str, ...]
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One table's share of one batch: what the sink writes and counts.
+
+    ``read``: offsets of the batch; ``rows``: rows of the table with SYSTEM columns; ``filtered`` and ``rejected``: offsets (by this table
+    or an ancestor). The sink drops what lies below the table's own position, then counts: written = distinct offsets of rows.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    read: pa.Int64Array
+    rows: pa.Table
+    filtered: pa.Int64Array
+    rejected: pa.Int64Array
+    warned: Mapping[str, pa.Int64Array] = field(default_factory=dict)
+    mark: bool = False
+    failure: Failure | None = None
