@@ -11,6 +11,7 @@ class KappaError(Exception):
     """
 
     exit_status = 1
+    stops_run = False  # True: the whole run stops and commits nothing more (fenced, log identity, fatal Kafka errors)
 
     def __init__(self, what: str, *, cause: str = "", next_step: str = "") -> None:
         super().__init__(what)

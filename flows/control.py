@@ -1,0 +1,70 @@
+"""What the parts of one run tell each other: stop, a fatal error, a failed table."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from flows.batch import Failure
+from flows.errors import KappaError
+
+
+class RunControl:
+    """Shared by every source and sink partition of a run; all methods may be called from any thread.
+
+    ``stop``: commit what is whole, then end. ``abort``: end now and commit nothing more (fenced, log identity, fatal Kafka errors).
+    ``fail``: one table's branch has ended; the others go on.
+    """
+
+    def __init__(self, notify: Callable[[str], None] = lambda line: None) -> None:
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._fatal: KappaError | None = None
+        self._failures: dict[str, Failure] = {}
+        self._ended: set[str] = set()
+        self.notify = notify
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep unless the run is stopping. Returns whether it is."""
+        return self._stopping.wait(timeout_s)
+
+    def abort(self, error: KappaError) -> None:
+        """The first error wins: later ones are its echoes."""
+        with self._lock:
+            if self._fatal is None:
+                self._fatal = error
+        self._stopping.set()
+
+    @property
+    def fatal(self) -> KappaError | None:
+        return self._fatal
+
+    def fail(self, failure: Failure) -> bool:
+        """Record a failed table. Returns False when it had failed already."""
+        with self._lock:
+            if failure.table in self._failures:
+                return False
+            self._failures[failure.table] = failure
+            self._ended.add(failure.table)
+        self.notify(f"{failure.table} failed: {failure.cause}; next: {failure.next_step}")
+        return True
+
+    def end(self, table: str, why: str) -> None:
+        """A table's branch ends without a failure: its generation is live no more."""
+        with self._lock:
+            self._ended.add(table)
+        self.notify(f"{table}: {why}")
+
+    def has_ended(self, table: str) -> bool:
+        return table in self._ended
+
+    @property
+    def failures(self) -> dict[str, Failure]:
+        return dict(self._failures)

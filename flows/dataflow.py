@@ -1,0 +1,226 @@
+"""The dataflow of one source: consumed and decoded once, then fanned out to every table that derives from it.
+
+The only caller of Bytewax operators::
+
+    log -> raw.<source>
+        -> stage -> staging.<source>, staging.<source>__rejected
+                 -> conform -> core.<table>, core.<table>__rejected -> conform -> ...
+
+Items are Arrow batches. Steps never raise: a failure travels in the item to the table's own sink (DESIGN invariant I8).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+import bytewax.operators as op
+import pyarrow as pa
+import pyarrow.compute as pc
+from bytewax.dataflow import Dataflow, Stream
+from bytewax.inputs import DynamicSource
+from bytewax.outputs import FixedPartitionedSink
+
+from flows.batch import NO_OFFSETS, RAW, REJECTED, Batch, Failure, Slice
+from flows.conform import Conform
+from flows.contract import Source
+from flows.control import RunControl
+from flows.errors import KappaError
+from flows.plan import Node
+from flows.stage import Stage
+
+OWNER = "owner"  # the one sink partition of a table
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A batch on its way through the tables: what one table made of it. ``filtered`` and ``rejected`` include the ancestors'."""
+
+    batch: Batch
+    rows: pa.Table
+    rejects: pa.Table
+    filtered: pa.Int64Array
+    rejected: pa.Int64Array
+    rejected_upstream: pa.Int64Array = NO_OFFSETS
+    warned: Mapping[str, pa.Int64Array] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+class PerWorker(Generic[T]):
+    """One object a worker thread: DuckDB connections are not shared between workers."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._local = threading.local()
+
+    def get(self) -> T:
+        if not hasattr(self._local, "it"):
+            self._local.it = self._make()
+        it: T = self._local.it
+        return it
+
+
+def build(
+    source: Source,
+    nodes: Sequence[Node],
+    sinks: Mapping[str, FixedPartitionedSink[Slice, None]],
+    log: DynamicSource[Batch],
+    control: RunControl,
+    max_rejects: int,
+) -> Dataflow:
+    """The dataflow that feeds ``sinks`` (table name -> sink). ``nodes``: the source's append tables in topological order."""
+    flow = Dataflow(f"kappa.{source.name}")
+    batches = op.input("log", flow, log)
+    raw, staging = f"raw.{source.name}", f"staging.{source.name}"
+
+    def connect(table: str, stream: Stream[T], share: Callable[[T], Slice]) -> None:
+        if table in sinks:
+            op.output(table, op.map(f"share.{table}", stream, lambda item: (OWNER, share(item))), sinks[table])
+
+    connect(raw, batches, raw_share)
+    needed = _needed(nodes, sinks)
+    if not needed and staging not in sinks and f"{staging}__rejected" not in sinks:
+        return flow
+    works = {staging: op.map("stage", batches, Staging(source, control))}
+    for node in nodes:
+        if node.name in needed:
+            works[node.name] = op.map(f"conform.{node.name}", works[node.upstream], Conforming(node, control, max_rejects))
+    for table, stream in works.items():
+        connect(table, stream, share)
+        connect(f"{table}__rejected", stream, rejected_share)
+    return flow
+
+
+def _needed(nodes: Sequence[Node], sinks: Mapping[str, object]) -> set[str]:
+    """The append tables that are wanted, and those on the way to them."""
+    needed: set[str] = set()
+    for node in reversed(nodes):
+        if node.name in sinks or f"{node.name}__rejected" in sinks or any(n.upstream == node.name and n.name in needed for n in nodes):
+            needed.add(node.name)
+    return needed
+
+
+# --- shares: what each table writes and counts of a batch
+
+
+def raw_share(batch: Batch) -> Slice:
+    """The records as received."""
+    number = pa.repeat(pa.scalar(batch.partition, pa.int32()), batch.records.num_rows)
+    rows = pa.Table.from_arrays([number, *batch.records.columns], schema=RAW)
+    return _slice(batch, rows, NO_OFFSETS, NO_OFFSETS)
+
+
+def share(work: Work) -> Slice:
+    """The table's own rows."""
+    return replace(_slice(work.batch, work.rows, work.filtered, work.rejected), warned=work.warned, failure=work.failure)
+
+
+def rejected_share(work: Work) -> Slice:
+    """The table's own rejects; every other record is filtered, counted by its position."""
+    rest = [pc.unique(work.rows.column("_offset").combine_chunks()), work.filtered, work.rejected_upstream]
+    return replace(_slice(work.batch, work.rejects, pa.concat_arrays(rest), NO_OFFSETS), failure=work.failure)
+
+
+def _slice(batch: Batch, rows: pa.Table, filtered: pa.Int64Array, rejected: pa.Int64Array) -> Slice:
+    return Slice(batch.topic, batch.partition, batch.start, batch.end, batch.records.column(0), rows, filtered, rejected, mark=batch.mark)
+
+
+# --- steps
+
+
+class Staging:
+    """Batch -> Work of staging.<source>: bytes to typed columns, rejects split off."""
+
+    def __init__(self, source: Source, control: RunControl) -> None:
+        self._stage = PerWorker(lambda: Stage(source))
+        self._table = f"staging.{source.name}"
+        self._empty = source.staging_schema.empty_table()
+        self._control = control
+
+    def __call__(self, batch: Batch) -> Work:
+        failure = self._control.failures.get(self._table)
+        if failure is not None:
+            return _dead(batch, self._empty, failure)
+        try:
+            staged = self._stage.get()(batch)
+        except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
+            return _dead(batch, self._empty, _failed(self._control, self._table, batch, error))
+        rejected = _offsets(staged.rejects)
+        return Work(batch, staged.rows, staged.rejects, staged.filtered, rejected, warned=staged.warned)
+
+
+class Conforming:
+    """Work of the upstream -> Work of an append table: the user's SQL over the batch."""
+
+    def __init__(self, node: Node, control: RunControl, max_rejects: int) -> None:
+        self._conform = PerWorker(lambda: Conform(node))
+        self._node = node
+        self._empty = node.schema.empty_table()
+        self._control = control
+        self._max_rejects = max_rejects
+        self._lock = threading.Lock()
+        self._rejects = 0
+
+    def __call__(self, upstream: Work) -> Work:
+        batch, table = upstream.batch, self._node.name
+        failure = self._control.failures.get(table)
+        if failure is None and upstream.failure is not None:
+            failure = replace(
+                upstream.failure, table=table, cause=f"its upstream {upstream.failure.table} failed: {upstream.failure.cause}"
+            )
+            self._control.fail(failure)
+        if failure is not None:
+            return _dead(batch, self._empty, failure)
+        try:
+            made = self._conform.get()(upstream.rows, batch)
+            self._count_rejects(made.rejects.num_rows)
+        except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
+            return _dead(batch, self._empty, _failed(self._control, table, batch, error))
+        return Work(
+            batch,
+            made.rows,
+            made.rejects,
+            pa.concat_arrays([upstream.filtered, made.filtered]),
+            pa.concat_arrays([upstream.rejected, _offsets(made.rejects)]),
+            rejected_upstream=upstream.rejected,
+            warned={},
+        )
+
+    def _count_rejects(self, count: int) -> None:
+        with self._lock:
+            self._rejects += count
+            if self._rejects > self._max_rejects:
+                raise TooManyRejects(self._node.name, self._rejects, self._max_rejects)
+
+
+class TooManyRejects(KappaError):
+    """A table's SQL raised on more records of a run than ``max_rejects``."""
+
+    def __init__(self, table: str, rejects: int, limit: int) -> None:
+        super().__init__(
+            f"{table} refused {rejects} records in this run",
+            cause=f"its SQL raised on more records than [run] max_rejects = {limit}",
+            next_step=f"correct the SQL of {table}, then kappa run --rebuild {table}; or raise max_rejects",
+        )
+
+
+def _offsets(rejects: pa.Table) -> pa.Int64Array:
+    return rejects.column("_offset").combine_chunks()
+
+
+def _dead(batch: Batch, empty: pa.Table, failure: Failure) -> Work:
+    return Work(batch, empty, REJECTED.empty_table(), NO_OFFSETS, NO_OFFSETS, failure=failure)
+
+
+def _failed(control: RunControl, table: str, batch: Batch, error: Exception) -> Failure:
+    where = f"{batch.topic}/{batch.partition}/{batch.start}..{batch.end}"
+    if isinstance(error, KappaError):
+        cause = error.what + (f": {error.cause}" if error.cause else "")
+        failure = Failure(table, cause, (where,), error.next_step or "kappa run")
+    else:
+        failure = Failure(table, f"{type(error).__name__}: {error}", (where,), "kappa run tries it again from the table's checkpoint")
+    control.fail(failure)
+    return failure

@@ -1,0 +1,190 @@
+"""The Bytewax sink of a table: slices are buffered, written as files beside the stream, and committed by the owner.
+
+A commit is made in ``snapshot()`` at the end of an epoch that carried a mark: rows and positions together, all partitions in one
+Delta commit. Nothing raises through Bytewax (DESIGN invariant I8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from flows.batch import Failure, Slice
+from flows.control import RunControl
+from flows.errors import KappaError
+from flows.faults import reach
+from flows.ledger import Span, count, drop_below
+from sinks.files import FileWriter, WrittenFile
+from sinks.maintenance import Maintenance
+from sinks.owner import CommitInfo, Owner
+
+FILES_IN_FLIGHT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TableParts:
+    """What a sink partition works with. ``still_live`` returns why the generation is live no more, or None."""
+
+    owner: Owner
+    files: FileWriter
+    maintenance: Maintenance | None
+    pool: ThreadPoolExecutor
+    flush_bytes: int
+    still_live: Callable[[], str | None]
+    committed: Callable[[CommitInfo], None]
+
+
+class PositionGap(KappaError):
+    """A batch does not begin where the table stands: a fault of the dataflow, never of the data."""
+
+    def __init__(self, table: str, stands: int, part: Slice) -> None:
+        super().__init__(
+            f"{table} stands at {part.topic}/{part.partition}/{stands}, and the batch begins at {part.start}",
+            cause="the batches of a partition do not join; committing them would lose records",
+            next_step="kappa run: it goes on from the table's checkpoint; please report this",
+        )
+
+
+class TableSink(FixedPartitionedSink[Slice, None]):
+    """One partition, the owner."""
+
+    def __init__(self, table: str, parts: TableParts, control: RunControl) -> None:
+        self._partition = TablePartition(table, parts, control)
+
+    def list_parts(self) -> list[str]:
+        return ["owner"]
+
+    def part_fn(self, item_key: str) -> int:  # noqa: ARG002
+        return 0
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> TablePartition:  # noqa: ARG002
+        """No resume state: the table is the checkpoint."""
+        return self._partition
+
+
+class TablePartition(StatefulSinkPartition[Slice, None]):
+    """Buffers slices of all partitions of the log between two commits."""
+
+    def __init__(self, table: str, parts: TableParts, control: RunControl) -> None:
+        self._table = table
+        self._parts = parts
+        self._control = control
+        self._positions = dict(parts.owner.positions)
+        self._spans: dict[tuple[str, int], Span] = {}
+        self._warned: dict[str, int] = {}
+        self._buffer: list[pa.Table] = []
+        self._buffered_bytes = 0
+        self._writing: list[Future[list[WrittenFile]]] = []
+        self._marked = False
+
+    def write_batch(self, values: list[Slice]) -> None:
+        """Take the slices of one epoch."""
+        for part in values:
+            if self._is_over():
+                return
+            if part.failure is not None:
+                self._fail(part.failure)
+                return
+            try:
+                self._take(part)
+            except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
+                self._stop_for(error)
+                return
+
+    def snapshot(self) -> None:
+        """The end of an epoch: commit when it carried a mark."""
+        if not self._marked or self._is_over():
+            return
+        self._marked = False
+        try:
+            self._commit()
+            if self._parts.maintenance is not None:
+                self._parts.maintenance.after_commit(self._parts.owner)
+        except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
+            self._stop_for(error)
+
+    def close(self) -> None:
+        """Wait for what is being written; a file that no commit names is removed by vacuum."""
+        for writing in self._writing:
+            writing.cancel()
+        if self._parts.maintenance is not None and not self._is_over():
+            try:
+                self._parts.maintenance.finish(self._parts.owner)
+            except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
+                self._stop_for(error)
+
+    def _is_over(self) -> bool:
+        return self._control.fatal is not None or self._control.has_ended(self._table)
+
+    def _take(self, part: Slice) -> None:
+        log = (part.topic, part.partition)
+        stands = self._positions.get(log, part.start)
+        self._marked |= part.mark
+        needed = drop_below(part, stands)
+        if needed is None or needed.end == needed.start:
+            return
+        if needed.start != stands:
+            raise PositionGap(self._table, stands, part)
+        span = count(needed)
+        self._spans[log] = self._spans[log].then(span) if log in self._spans else span
+        self._positions[log] = needed.end
+        for rule, offsets in needed.warned.items():
+            self._warned[rule] = self._warned.get(rule, 0) + len(offsets)
+        if needed.rows.num_rows:
+            self._buffer.append(needed.rows)
+            self._buffered_bytes += needed.rows.nbytes
+            if self._buffered_bytes >= self._parts.flush_bytes:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Hand the buffer to a writing thread; wait when too much is being written, so that memory stays bounded."""
+        if not self._buffer:
+            return
+        if len([w for w in self._writing if not w.done()]) >= FILES_IN_FLIGHT:
+            next(w for w in self._writing if not w.done()).result()
+        rows = pa.concat_tables(self._buffer)
+        self._buffer, self._buffered_bytes = [], 0
+        self._writing.append(self._parts.pool.submit(self._parts.files.write, rows))
+
+    def _commit(self) -> None:
+        if not self._spans:
+            return
+        why = self._parts.still_live()
+        if why is not None:
+            self._control.end(self._table, why)
+            return
+        self._flush()
+        files = [file for writing in self._writing for file in writing.result()]
+        reach("files-written")
+        info = self._parts.owner.commit(files, self._spans, self._warned)
+        self._spans, self._warned, self._writing = {}, {}, []
+        self._parts.committed(info)
+        reach("between-tables")
+
+    def _stop_for(self, error: Exception) -> None:
+        if isinstance(error, KappaError) and error.stops_run:
+            self._control.abort(error)
+            return
+        where = tuple(f"{topic}/{partition}/{span.start}..{span.end}" for (topic, partition), span in self._spans.items())
+        if isinstance(error, KappaError):
+            cause, next_step = error.what + (f": {error.cause}" if error.cause else ""), error.next_step or "kappa run"
+        else:
+            cause, next_step = f"{type(error).__name__}: {error}", "kappa run tries it again from the table's checkpoint"
+        self._fail(Failure(self._table, cause, where, next_step))
+
+    def _fail(self, failure: Failure) -> None:
+        """Mark the table failed, in its own log too, and drop what has not been committed."""
+        failure = replace(failure, table=self._table)
+        self._control.fail(failure)
+        self._buffer, self._spans, self._warned = [], {}, {}
+        try:
+            self._parts.owner.fail(failure)
+        except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
+            if isinstance(error, KappaError) and error.stops_run:
+                self._control.abort(error)
+            else:
+                self._control.notify(f"{self._table}: its failure could not be written into the table: {error}")
