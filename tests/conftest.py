@@ -1,0 +1,56 @@
+"""Servers for the tests: one Kafka and one PostgreSQL a session, started when the first test asks, stopped by pid at the end."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from infra.stack.local import LocalStack
+
+HEAP_MB = 384
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """A running broker. ``config`` is enough for any confluent_kafka client."""
+
+    bootstrap: str
+    stack: LocalStack
+
+    @property
+    def config(self) -> dict[str, str]:
+        return {"bootstrap.servers": self.bootstrap}
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A stack of this session's own, nothing started yet."""
+    stack = LocalStack(tmp_path_factory.mktemp("stack"), kafka_heap_mb=HEAP_MB)
+    yield stack
+    stack.down()
+
+
+@pytest.fixture(scope="session")
+def kafka(stack: LocalStack) -> Kafka:
+    """The session's broker. A test that stops or kills a broker makes a LocalStack of its own."""
+    stack.up(postgres=False)
+    assert stack.kafka.bootstrap_servers is not None
+    return Kafka(stack.kafka.bootstrap_servers, stack)
+
+
+@pytest.fixture(scope="session")
+def postgres(stack: LocalStack) -> str:
+    """DSN of the session's PostgreSQL (database ``kappa``, its superuser)."""
+    stack.up(kafka=False)
+    assert stack.postgres.dsn is not None
+    return stack.postgres.dsn
+
+
+@pytest.fixture
+def topic_name(request: pytest.FixtureRequest) -> str:
+    """A topic name that no other test has."""
+    return f"{re.sub(r'[^a-z0-9]+', '-', request.node.name.lower())[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
