@@ -32,21 +32,16 @@ class LocalStack:
     @property
     def servers(self) -> tuple[Server, ...]:
         """In the order of starting; they are stopped in the reverse."""
-        return (self.postgres, self.kafka)
+        return (self.kafka, self.postgres)
 
     def up(self, say: Say = quiet, *, kafka: bool = True, postgres: bool = True) -> list[Server]:
         """Start what does not run yet and wait until it answers. Returns what was started now.
 
         Raises a KappaError of infra.stack.errors. What was started before the error stays.
         """
-        wanted: list[Server] = [*([self.postgres] if postgres else []), *([self.kafka] if kafka else [])]
+        wanted: list[Server] = [*([self.kafka] if kafka else []), *([self.postgres] if postgres else [])]
         with self._alone(say):
-            started = []
-            for server in wanted:
-                say(f"starting {server.name}")
-                if server.start(say):
-                    started.append(server)
-            return started
+            return [server for server in wanted if server.start(say)]
 
     def down(self, say: Say = quiet) -> list[Server]:
         """Stop what ``up`` started. Returns what was stopped now."""

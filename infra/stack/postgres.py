@@ -22,7 +22,6 @@ from infra.stack.server import Say, Server
 
 USER = DATABASE = "kappa"
 CONNECT_TIMEOUT_S = 3
-LOG_MAX_BYTES = 10 * 1024 * 1024
 
 
 class PostgresServer(Server):
@@ -33,13 +32,17 @@ class PostgresServer(Server):
     # Fast shutdown, then immediate (it recovers from its log at the next start).
     stop_signals = ((signal.SIGINT, 20), (signal.SIGQUIT, 10), (signal.SIGKILL, 5))
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.output = self.log
+
     @property
     def marker(self) -> str:
         return str(self.data)
 
     @property
     def dsn(self) -> str | None:
-        """With the password: never to be shown. None before the first start."""
+        """``postgresql://`` URL with the password: never to be shown. None before the first start."""
         return self._dsn(DATABASE)
 
     def answers(self) -> bool:

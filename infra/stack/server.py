@@ -43,6 +43,7 @@ class Server(ABC):
     name: str
     port_names: tuple[str, ...]
     start_timeout_s: float = 60
+    # Each with how long it may take, in seconds, before the next.
     stop_signals: tuple[tuple[signal.Signals, float], ...]
 
     def __init__(self, folder: Path) -> None:
@@ -98,10 +99,14 @@ class Server(ABC):
 
         Raises ServerFailed, with the end of its log, when it dies or does not answer in time; nothing of it runs then.
         """
-        if (process := self.process()) is not None:
+        process = self.process()
+        if process is not None and self.record().ports.keys() == set(self.port_names):
             self._remember(self.record().ports, process)
             self._wait(process)
             return False
+        if process is not None:  # its ports were forgotten (server.json is gone): nobody could reach it
+            self.stop()
+        say(f"starting {self.name}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.make_data(say)
         ports = self.record().ports
@@ -125,17 +130,15 @@ class Server(ABC):
         if process is None:
             return False
         for number, patience_s in self.stop_signals:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+            self._signal(process, number)
             if _wait_until(lambda: not _is_alive(process), patience_s):
-                break
-        record = self.record()
-        self._write(Record(record.ports))
-        return True
+                self._write(Record(self.record().ports))
+                return True
+        raise ServerFailed(f"{self.name} (pid {process.pid}) does not stop", cause="it outlived SIGKILL", next_step="kappa status")
 
     def tail(self, lines: int = 15) -> str:
         """The end of what the server wrote."""
-        text = "\n".join(path.read_text(errors="replace") for path in (self.output, self.log) if path.exists())
+        text = "\n".join(path.read_text(errors="replace") for path in dict.fromkeys((self.output, self.log)) if path.exists())
         return "\n".join(text.splitlines()[-lines:])
 
     def environment(self) -> dict[str, str]:
@@ -169,6 +172,16 @@ class Server(ABC):
         process = psutil.Process(pid)
         self._remember(ports, process)
         return process
+
+    def _signal(self, process: psutil.Process, number: signal.Signals) -> None:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            pass
+        except psutil.AccessDenied as error:
+            raise ServerFailed(
+                f"{self.name} (pid {process.pid}) cannot be stopped", cause="another user started it", next_step="kappa down, as that user"
+            ) from error
 
     def _remember(self, ports: dict[str, int], process: psutil.Process) -> None:
         self._write(Record(ports, process.pid, process.create_time()))
