@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
@@ -60,7 +60,8 @@ class KafkaSource(DynamicSource[Batch]):
     """Reads one topic from ``starts`` (partition -> offset), committed records only, up to ``ends`` or for ever.
 
     Gives Batches whose ranges join without gap or overlap for each partition. Partitions are shared out over the workers by number.
-    A batch with ``mark`` asks the tables to commit. Errors are data: they go to ``control`` and the source ends.
+    A batch with ``mark`` asks the tables to commit. Errors are data: they go to ``control`` and the source ends. ``consumed`` is called
+    whenever batches are emitted.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class KafkaSource(DynamicSource[Batch]):
         ends: Mapping[int, int] | None,
         limits: Limits,
         control: RunControl,
+        consumed: Callable[[], None] = lambda: None,
     ) -> None:
+        self.consumed = consumed
         self.config = config
         self.topic = topic
         self.starts = dict(starts)
@@ -141,6 +144,7 @@ class Lane(StatelessSourcePartition[Batch]):
             progress.records += batch.records.num_rows
             progress.nbytes += batch.records.nbytes
         self._moved = True
+        self._source.consumed()
         if self._due():
             batches[-1] = self._mark(batches[-1])
         return batches

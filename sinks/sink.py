@@ -6,7 +6,7 @@ Delta commit. Nothing raises through Bytewax (DESIGN invariant I8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -27,9 +27,12 @@ FILES_IN_FLIGHT = 2
 
 @dataclass(frozen=True, slots=True)
 class TableParts:
-    """What a sink partition works with. ``still_live`` returns why the generation is live no more, or None."""
+    """What a sink partition works with. ``starts``: (topic, partition) -> next position, also of partitions that it has not yet committed;
+    ``still_live`` returns why the generation is live no more, or None.
+    """
 
     owner: Owner
+    starts: Mapping[tuple[str, int], int]
     files: FileWriter
     maintenance: Maintenance | None
     pool: ThreadPoolExecutor
@@ -73,8 +76,9 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._table = table
         self._parts = parts
         self._control = control
-        self._positions = dict(parts.owner.positions)
-        self._spans: dict[tuple[str, int], Span] = {}
+        self._positions = dict(parts.starts)
+        # the first commit of a generation names every partition, so that one that is added later is noticed
+        self._spans = {log: Span(at, at, 0, 0, 0, 0) for log, at in parts.starts.items() if log not in parts.owner.positions}
         self._warned: dict[str, int] = {}
         self._buffer: list[pa.Table] = []
         self._buffered_bytes = 0
@@ -122,7 +126,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
 
     def _take(self, part: Slice) -> None:
         log = (part.topic, part.partition)
-        stands = self._positions.get(log, part.start)
+        stands = self._positions[log]
         self._marked |= part.mark
         needed = drop_below(part, stands)
         if needed is None or needed.end == needed.start:

@@ -1,0 +1,139 @@
+"""One source of a run: its log, the owners of its tables, and the flows that feed them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from bytewax._bytewax import cluster_main
+from bytewax.dataflow import Dataflow
+
+from connectors.errors import PartitionsChanged
+from connectors.guard import LogGuard
+from connectors.kafka import KafkaSource, Progress, check_position
+from connectors.topics import Extent
+from flows.batch import Position
+from flows.contract import Source
+from flows.control import RunControl
+from flows.dataflow import build
+from flows.errors import KappaError
+from flows.plan import Node
+from flows.settings import Settings
+from infra.run.budget import Budget
+from infra.run.selection import Target
+from sinks.files import FileWriter
+from sinks.maintenance import Maintenance
+from sinks.owner import CommitInfo, Owner
+from sinks.sink import TableParts, TableSink
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A table generation with its owner."""
+
+    target: Target
+    owner: Owner
+
+
+@dataclass(slots=True)
+class Feed:
+    """Everything that the flows of one source need. ``extent``: low and stable end offset of each partition, as of the run's start."""
+
+    source: Source
+    nodes: list[Node]
+    config: Mapping[str, str]
+    extent: Extent
+    guard: LogGuard
+    control: RunControl
+    settings: Settings
+    budget: Budget
+    pool: ThreadPoolExecutor
+    still_live: Callable[[Fed], str | None]
+    committed: Callable[[Fed, CommitInfo], None]
+    fed: list[Fed] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+
+    def positions(self, fed: Fed) -> dict[int, int]:
+        """Where a table stands: partition -> next offset; a new generation begins at the log's start."""
+        held = {partition: offset for (topic, partition), offset in fed.owner.positions.items() if topic == self.source.topic}
+        return held or dict(self.extent.low)
+
+    def check_positions(self) -> None:
+        """Raises PartitionsChanged, LogLost or LogCut before anything is read."""
+        topic, now = self.source.topic, set(self.extent.low)
+        for fed in self.fed:
+            positions = self.positions(fed)
+            if set(positions) != now:
+                held = [Position(topic, p, o) for p, o in sorted(positions.items())]
+                raise PartitionsChanged(topic, set(positions), now, held)
+            for partition, offset in positions.items():
+                check_position(Position(topic, partition, offset), self.extent.low[partition], self.extent.high[partition])
+
+    def run(self, *, until: Mapping[int, int] | None) -> None:
+        """Feed the tables up to ``until`` (None: until stopped). Tables that lag far behind first catch up in a flow of their own."""
+        lagging = self._lagging()
+        if lagging:
+            most = self._greatest(fed for fed in self.fed if fed not in lagging)
+            names = ", ".join(fed.target.name for fed in lagging)
+            self.control.notify(f"{self.source.name}: {names} catch up first")
+            self.flow(lagging, most)
+        if not self.control.stopping:
+            self.flow(self.fed, until)
+
+    def flow(self, tables: list[Fed], until: Mapping[int, int] | None) -> None:
+        """Run one dataflow to its end, in this thread."""
+        flow = self.dataflow(tables, until)
+        cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.settings.run.workers)
+
+    def dataflow(self, tables: list[Fed], until: Mapping[int, int] | None) -> Dataflow:
+        """The Bytewax dataflow of ``tables``, from the least of their positions."""
+        starts = {p: min(self.positions(fed)[p] for fed in tables) for p in self.extent.low}
+        log = KafkaSource(self.config, self.source.topic, starts, until, self.budget.limits, self.control, self.guard.consumed)
+        self.progress = log.progress
+        sinks = {fed.target.name: TableSink(fed.target.name, self._parts(fed), self.control) for fed in tables}
+        return build(self.source, self.nodes, sinks, log, self.control, self.settings.run.max_rejects)
+
+    def _parts(self, fed: Fed) -> TableParts:
+        definition = fed.target.definition
+        return TableParts(
+            owner=fed.owner,
+            starts={(self.source.topic, p): offset for p, offset in self.positions(fed).items()},
+            files=FileWriter(fed.owner.address, definition.schema, definition.partition_by, durable=self.settings.maintenance.durable),
+            maintenance=Maintenance(self.settings.maintenance, self.pool),
+            pool=self.pool,
+            flush_bytes=self.budget.flush_bytes,
+            still_live=lambda: self.still_live(fed),
+            committed=lambda info: self.committed(fed, info),
+        )
+
+    def _greatest(self, tables: Iterable[Fed]) -> dict[int, int]:
+        vectors = [self.positions(fed) for fed in tables]
+        return {p: max(vector[p] for vector in vectors) for p in self.extent.low}
+
+    def _lagging(self) -> list[Fed]:
+        """Tables further behind the foremost than ``catch_up_records`` (by offsets)."""
+        most = self._greatest(self.fed)
+        behind = [fed for fed in self.fed if sum(most[p] - o for p, o in self.positions(fed).items()) > self.settings.run.catch_up_records]
+        return behind if len(behind) < len(self.fed) else []
+
+
+def run_all(feeds: list[Feed], work: Callable[[Feed], None], control: RunControl) -> None:
+    """Run ``work`` of every feed in a thread of its own; return when all have ended. An unexpected exception stops the run."""
+
+    def guarded(feed: Feed) -> None:
+        try:
+            work(feed)
+        except KappaError as error:
+            control.abort(error)
+        except Exception as error:  # noqa: BLE001 - a thread's error must reach the user
+            control.abort(KappaError(f"the flow of {feed.source.name} broke off", cause=f"{type(error).__name__}: {error}", next_step="kappa run"))
+
+    threads = [threading.Thread(target=guarded, args=(feed,), name=f"flow-{feed.source.name}", daemon=True) for feed in feeds]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        for thread in threads:
+            thread.join(0.2)  # the main thread stays free for signals
