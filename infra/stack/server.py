@@ -22,6 +22,7 @@ Say = Callable[[str], None]
 START_TIME_TOLERANCE_S = 1.0
 POLL_INTERVAL_S = 0.05
 PORT_ATTEMPTS = 4
+PROGRAMS = ("java", "postgres")
 
 
 @dataclass(slots=True)
@@ -31,10 +32,6 @@ class Record:
     ports: dict[str, int] = field(default_factory=dict)
     pid: int | None = None
     started_at: float | None = None
-
-
-class PortTaken(Exception):
-    """Another program took the port between its choice and the server's start."""
 
 
 class Server(ABC):
@@ -100,12 +97,11 @@ class Server(ABC):
         Raises ServerFailed, with the end of its log, when it dies or does not answer in time; nothing of it runs then.
         """
         process = self.process()
-        if process is not None and self.record().ports.keys() == set(self.port_names):
+        if process is not None and self.record().ports.keys() != set(self.port_names):
+            self.stop()  # its ports were forgotten (server.json is gone): nobody could reach it
+        elif process is not None and self._becomes_ready(process):
             self._remember(self.record().ports, process)
-            self._wait(process)
             return False
-        if process is not None:  # its ports were forgotten (server.json is gone): nobody could reach it
-            self.stop()
         say(f"starting {self.name}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.make_data(say)
@@ -114,15 +110,15 @@ class Server(ABC):
             ports = self._choose_ports(ports, say)
             process = self._spawn(self.command(ports, say), ports)
             try:
-                self._wait(process)
-            except PortTaken:
-                ports = {}
+                if self._becomes_ready(process):
+                    return True
             except BaseException:  # also Ctrl-C: what does not answer yet is not left behind
                 self.stop()
                 raise
-            else:
-                return True
-        raise ServerFailed(f"{self.name} found no free port in {PORT_ATTEMPTS} tries", next_step="kappa up")
+            if "in use" not in self.tail(60):
+                break
+            ports = {}  # another program took the port between its choice and the start
+        raise self._failed("stopped while starting")
 
     def stop(self) -> bool:
         """Stop the server, gently first. True when there was one."""
@@ -191,23 +187,20 @@ class Server(ABC):
         temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
         temporary.replace(self.folder / "server.json")
 
-    def _wait(self, process: psutil.Process) -> None:
-        if _wait_until(lambda: not _is_alive(process) or self.answers(), self.start_timeout_s) and _is_alive(process):
-            return
-        alive, tail = _is_alive(process), self.tail(60)
-        if not alive and "in use" in tail:
-            raise PortTaken
-        raise ServerFailed(
-            f"{self.name} {f'did not answer within {self.start_timeout_s:.0f} s' if alive else 'stopped while starting'}",
-            cause=f"its last words:\n{self.tail()}",
-            next_step=f"kappa logs {self.name}",
-        )
+    def _becomes_ready(self, process: psutil.Process) -> bool:
+        """Wait until the server answers. False when it died; raises ServerFailed when it does neither in time."""
+        if not _wait_until(lambda: not _is_alive(process) or self.answers(), self.start_timeout_s):
+            raise self._failed(f"did not answer within {self.start_timeout_s:.0f} s")
+        return _is_alive(process)
+
+    def _failed(self, what: str) -> ServerFailed:
+        return ServerFailed(f"{self.name} {what}", cause=f"its last words:\n{self.tail()}", next_step=f"kappa logs {self.name}")
 
 
 def _is_server(process: psutil.Process) -> bool:
     """Neither a shell nor an editor that happens to name the path: only our two kinds of program."""
     with contextlib.suppress(psutil.Error):
-        return process.name().startswith(("java", "postgres"))
+        return process.name().startswith(PROGRAMS)
     return False
 
 
