@@ -1,0 +1,279 @@
+"""The owner of a table generation: the one process that commits to it, fenced by an epoch.
+
+Claim: an empty commit that sets the ``owner`` transaction to the epoch after the last. Commit: rows, positions, epoch and ledger as exactly
+the version after the last one seen. When that version exists already, somebody else wrote it, and what it says decides: my own commit
+(an unknown outcome that had landed), a new owner (fenced), or another program (go on after it). There is no handle that could be
+stale: every version is either written by this owner or read by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.batch import Failure
+from flows.faults import reach
+from flows.ledger import LogIdentity, RunIdentity, Span
+from sinks.address import TableAddress
+from sinks.errors import CommitFailed, Fenced, LedgerBroken, RewriteStale, TableAltered, unbalanced
+from sinks.files import WrittenFile
+from sinks.log import Action, DeltaLog, commit_info, encode, now_ms, txn, txns_of
+from sinks.record import CommitRecord, Partition, new_id
+from sinks.table import check_log, last_record, open_or_create, record_of
+
+PUT_ATTEMPTS = 5
+CLAIM_ATTEMPTS = 1000  # each lost to a commit of the owner that is being replaced
+
+
+@dataclass(frozen=True, slots=True)
+class CommitInfo:
+    """A commit that has landed, with what it added. ``at``: UTC."""
+
+    version: int
+    at: datetime
+    record: CommitRecord
+    rows: int
+    files: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OldFile:
+    """A live data file that a rewrite replaces."""
+
+    path: str
+    partition_values: Mapping[str, str | None]
+    nbytes: int
+
+    def remove(self) -> Action:
+        """Delta's ``remove`` action, of a rewrite that changes no row."""
+        return {
+            "remove": {
+                "path": self.path,
+                "deletionTimestamp": now_ms(),
+                "dataChange": False,
+                "extendedFileMetadata": True,
+                "partitionValues": dict(self.partition_values),
+                "size": self.nbytes,
+            }
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Files with the rows of other files. ``basis``: the version whose files were read; ``files``: each with its modificationTime."""
+
+    basis: int
+    files: Sequence[tuple[WrittenFile, int]]
+    replaced: Sequence[OldFile]
+
+
+class Owner:
+    """Commits to one table generation; made by ``claim``. Not for use by several threads at once."""
+
+    def __init__(self, address: TableAddress, log: DeltaLog, version: int, record: CommitRecord, order_ms: int) -> None:
+        self.address = address
+        self._log = log
+        self._version = version  # the last version seen
+        self._record = record  # the newest ledger seen, whoever wrote it
+        self._own_version = version
+        self._failure = record.failure
+        self._foreign_change = -1  # the last version at which another program changed the table's files
+        self._order_ms = order_ms
+        self._trouble: OSError | None = None
+        self._verify_log: Callable[[], None] = lambda: None
+
+    @classmethod
+    def claim(
+        cls,
+        address: TableAddress,
+        schema: pa.Schema,
+        partition_by: Sequence[str],
+        run: RunIdentity,
+        log: LogIdentity,
+        *,
+        verify_log: Callable[[], None] = lambda: None,
+        retention_s: float = 3600,
+        durable: bool = False,
+    ) -> Owner:
+        """Become the owner of a table, which is made when it is missing. ``verify_log`` is called before every commit of rows.
+
+        Raises Fenced (another process claimed it at the same time), LogChanged, LedgerLost, LedgerBroken, TableAltered, CommitFailed.
+        """
+        files = DeltaLog(address.folder, durable)
+        table = open_or_create(address, schema, partition_by, retention_s)
+        record = last_record(address, files, table, run, log)
+        newest = pc.max(pa.table(table.get_add_actions()).column("modification_time")).as_py()
+        owner = cls(address, files, table.version(), record, newest or 0)
+        owner._take(run, log)
+        owner._verify_log = verify_log
+        return owner
+
+    @property
+    def version(self) -> int:
+        """The last version of the table that this owner knows."""
+        return self._version
+
+    @property
+    def own_version(self) -> int:
+        """The last version that this owner wrote. It holds the totals: never clean it up."""
+        return self._own_version
+
+    @property
+    def epoch(self) -> int:
+        return self._record.epoch
+
+    @property
+    def positions(self) -> dict[Partition, int]:
+        """(topic, partition) -> next offset; empty for a new table."""
+        return self._record.positions
+
+    @property
+    def totals(self) -> dict[Partition, Span]:
+        """(topic, partition) -> the counts since the generation's first position."""
+        return dict(self._record.totals)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the table's branch stopped, as the run before left it or as this one wrote it; a commit of rows clears it."""
+        return self._failure
+
+    def commit(self, files: Sequence[WrittenFile], spans: Mapping[Partition, Span], warned: Mapping[str, int] | None = None) -> CommitInfo:
+        """Commit rows and positions together: ``spans`` count what the files' rows were made of, from the table's positions on.
+
+        Raises LedgerBroken, Fenced, TableAltered, CommitFailed, and what ``verify_log`` raises. Unless it is CommitFailed, nothing landed.
+        """
+        totals = self._totals_with(spans)
+        self._verify_log()
+        record = replace(self._next(), ranges=dict(spans), totals=totals, warned=dict(warned or {}))
+        adds = [file.add(self._next_order_ms(), data_change=True) for file in files]
+        positions = [txn(self.address.txn(*partition), span.end) for partition, span in sorted(spans.items())]
+        reach("before-commit")
+        info = self._put("WRITE", [*adds, *positions], record, files)
+        self._failure = None
+        reach("after-commit")
+        return info
+
+    def rewrite(self, work: Rewrite) -> CommitInfo:
+        """Replace files by others that hold the same rows. Raises RewriteStale, Fenced, TableAltered, CommitFailed."""
+        files = [file for file, _ in work.files]
+        adds = [file.add(order_ms, data_change=False) for file, order_ms in work.files]
+        removes = [old.remove() for old in work.replaced]
+        return self._put("OPTIMIZE", [*adds, *removes], replace(self._next(), failure=self._failure), files, basis=work.basis)
+
+    def fail(self, failure: Failure) -> CommitInfo:
+        """Write into the table why its branch has stopped. Raises Fenced, TableAltered, CommitFailed."""
+        info = self._put("FAIL", [], replace(self._next(), failure=failure))
+        self._failure = failure
+        return info
+
+    def _totals_with(self, spans: Mapping[Partition, Span]) -> dict[Partition, Span]:
+        totals = self.totals
+        for (topic, partition), span in spans.items():
+            where = f"{topic}/{partition}"
+            if not span.balanced:
+                raise LedgerBroken(self.address.name, f"{where}: {unbalanced(span)}")
+            before = totals.get((topic, partition))
+            if before is not None and before.end != span.start:
+                raise LedgerBroken(self.address.name, f"{where}: the table stands at {before.end}, and the commit begins at {span.start}")
+            totals[topic, partition] = span if before is None else before.then(span)
+        return totals
+
+    def _next(self) -> CommitRecord:
+        return replace(self._record, id=new_id(), ranges={}, warned={}, failure=None)
+
+    def _next_order_ms(self) -> int:
+        """The place of a file among the table's files: its modification time, made to grow strictly, so that rewrites keep the order."""
+        self._order_ms = max(now_ms(), self._order_ms + 1)
+        return self._order_ms
+
+    def _take(self, run: RunIdentity, log: LogIdentity) -> None:
+        """Claim the epoch after the last, however fast the owner before goes on committing."""
+        known = self._record.epoch
+        for _ in range(CLAIM_ATTEMPTS):
+            self._look("")
+            if self._record.epoch != known:
+                raise Fenced(self.address.name, known + 1, self._record.run, self._record.epoch)
+            check_log(self.address, self._record, log)
+            claimed = replace(self._next(), epoch=known + 1, run=run, log=log)
+            self._failure = self._record.failure
+            if self._attempt(claimed, self._body("CLAIM", [], claimed)):
+                return
+        raise self._failed("")
+
+    def _put(
+        self, operation: str, actions: list[Action], record: CommitRecord, files: Sequence[WrittenFile] = (), basis: int | None = None
+    ) -> CommitInfo:
+        """Write a commit as the next version. ``basis``: give up when another program has changed the table's files since that version."""
+        mine = self._record
+        body = self._body(operation, actions, record)
+        for _ in range(PUT_ATTEMPTS):
+            if basis is not None and self._foreign_change > basis:
+                raise RewriteStale(self.address.name, self._foreign_change)
+            if self._attempt(record, body):
+                at = datetime.now(UTC)
+                return CommitInfo(self._version, at, record, sum(f.rows for f in files), len(files), sum(f.nbytes for f in files))
+            if self._record is not mine:
+                raise Fenced(self.address.name, mine.epoch, self._record.run, self._record.epoch)
+        raise self._failed(record.id)
+
+    def _body(self, operation: str, actions: list[Action], record: CommitRecord) -> bytes:
+        return encode([commit_info(operation, record.to_json()), *actions, txn(self.address.owner_txn, record.epoch)])
+
+    def _attempt(self, record: CommitRecord, body: bytes) -> bool:
+        """Put the next version. False: it has not landed; what had come in between has been read."""
+        version = self._version + 1
+        try:
+            landed = self._log.put(version, body)
+        except OSError as error:  # unknown: it may be there
+            self._trouble = error
+            landed = False
+        if not landed:
+            return self._look(record.id)
+        self._refuse_if_overtaken(version)
+        self._version = self._own_version = version
+        self._record = record
+        return True
+
+    def _look(self, commit_id: str) -> bool:
+        """Read the versions after the last one seen. True: ``commit_id`` is the last of them, so it had landed."""
+        while (actions := self._log.read(self._version + 1)) is not None:
+            self._version += 1
+            if any("metaData" in action or "protocol" in action for action in actions):
+                raise TableAltered(self.address.name, f"version {self._version} changed its schema, properties or protocol")
+            if self.address.owner_txn in txns_of(actions):
+                self._record = self._ledger(actions)
+                if self._record.id == commit_id:
+                    self._own_version = self._version
+                    return True
+            elif any(app_id.startswith(self.address.txn_prefix) for app_id in txns_of(actions)):
+                raise LedgerBroken(self.address.name, f"version {self._version} moved its positions without owning it")
+            elif any("add" in action or "remove" in action for action in actions):
+                self._foreign_change = self._version
+        return False
+
+    def _ledger(self, actions: list[Action]) -> CommitRecord:
+        record = record_of(self.address, actions)
+        if record is None:
+            raise LedgerBroken(self.address.name, f"version {self._version} took the table's epoch without a ledger")
+        return record
+
+    def _refuse_if_overtaken(self, version: int) -> None:
+        """A version that was free because a later owner had cleaned it up is no commit: readers start at a checkpoint above it.
+
+        That takes a process that was stopped for longer than the log's retention. The version before mine is then gone as well.
+        """
+        if self._log.last_checkpoint() <= version and self._log.commit_path(version - 1).exists():
+            return
+        newest = max(self._log.versions())
+        record = record_of(self.address, self._log.read(newest) or [])
+        raise Fenced(self.address.name, self.epoch, record.run if record else None, record.epoch if record else self.epoch + 1)
+
+    def _failed(self, commit_id: str) -> CommitFailed:
+        cause: Any = self._trouble or "other programs commit to the table faster than its owner"
+        return CommitFailed(self.address.name, self._version + 1, commit_id, str(cause))

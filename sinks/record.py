@@ -1,0 +1,84 @@
+"""What kappa writes into a Delta commit's metadata under the key ``kappa``. The JSON shape: docs/formats.md."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.batch import Failure
+from flows.ledger import LogIdentity, RunIdentity, Span
+
+FORMAT = 1
+_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+Partition = tuple[str, int]
+
+
+def new_id() -> str:
+    """A ULID: 48 bits of milliseconds and 80 random bits, in 26 characters that sort by time."""
+    number = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
+    return "".join(_BASE32[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """The ledger of one commit. ``ranges``: what this commit covers; ``totals``: everything since the generation's first position.
+
+    ``warned``: rule -> rows of this commit that broke it; ``failure``: why the table's branch stopped, in the commit that says so.
+    """
+
+    id: str
+    epoch: int
+    run: RunIdentity
+    log: LogIdentity
+    ranges: Mapping[Partition, Span] = field(default_factory=dict)
+    totals: Mapping[Partition, Span] = field(default_factory=dict)
+    warned: Mapping[str, int] = field(default_factory=dict)
+    failure: Failure | None = None
+
+    @property
+    def positions(self) -> dict[Partition, int]:
+        """The next offset of each topic partition."""
+        return {partition: span.end for partition, span in self.totals.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "format": FORMAT,
+            "id": self.id,
+            "epoch": self.epoch,
+            "run": {"host": self.run.host, "pid": self.run.pid, "started_at": self.run.started_at},
+            "log": {"cluster": self.log.cluster, "topics": dict(self.log.topics)},
+            "ranges": _spans_to_json(self.ranges),
+            "totals": _spans_to_json(self.totals),
+            "warned": dict(self.warned),
+        }
+        if self.failure is not None:
+            failure = self.failure
+            values["failure"] = {"cause": failure.cause, "positions": list(failure.positions), "next_step": failure.next_step}
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], table: str) -> CommitRecord:
+        """``table``: the name that a stored failure is given. A commit of a newer format is read as far as this version knows it."""
+        failure = values.get("failure")
+        return cls(
+            id=values["id"],
+            epoch=values["epoch"],
+            run=RunIdentity(**values["run"]),
+            log=LogIdentity(values["log"]["cluster"], values["log"]["topics"]),
+            ranges=_spans_from_json(values["ranges"]),
+            totals=_spans_from_json(values["totals"]),
+            warned=values["warned"],
+            failure=failure and Failure(table, failure["cause"], tuple(failure["positions"]), failure["next_step"]),
+        )
+
+
+def _spans_to_json(spans: Mapping[Partition, Span]) -> dict[str, dict[str, int]]:
+    return {f"{topic}/{partition}": span.to_json() for (topic, partition), span in sorted(spans.items())}
+
+
+def _spans_from_json(values: Mapping[str, Mapping[str, int]]) -> dict[Partition, Span]:
+    return {(name.rpartition("/")[0], int(name.rpartition("/")[2])): Span.from_json(span) for name, span in values.items()}

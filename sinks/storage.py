@@ -1,0 +1,39 @@
+"""Files that appear whole or not at all, in a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+
+def put_if_absent(path: Path, data: bytes, *, durable: bool) -> bool:
+    """Write ``path`` unless it exists. Returns False when it does. ``durable``: also survive a loss of power.
+
+    The hard link makes it atomic: opening the final name with O_EXCL would show readers an empty file. An OSError leaves the outcome
+    unknown: the file may be there.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable:
+        sync(path.parent)
+    return True
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
