@@ -1,0 +1,5 @@
+"""``python -m infra.cli``: the same as ``kappa``."""
+
+from infra.cli import main
+
+main()
