@@ -74,12 +74,12 @@ def encode(actions: Sequence[Action]) -> bytes:
     return msgspec.json.Encoder().encode_lines(actions)
 
 
-def commit_info(operation: str, kappa: Mapping[str, Any]) -> Action:
-    """The action that describes a commit. ``operation``: Delta's word (WRITE, OPTIMIZE), or CLAIM, FAIL."""
+def commit_info(operation: str, at_ms: int, kappa: Mapping[str, Any]) -> Action:
+    """The action that describes a commit made at ``at_ms`` (since 1970). ``operation``: Delta's word (WRITE, OPTIMIZE), or CLAIM, FAIL."""
     parameters = {"mode": "Append"} if operation == "WRITE" else {}
     return {
         "commitInfo": {
-            "timestamp": now_ms(),
+            "timestamp": at_ms,
             "operation": operation,
             "operationParameters": parameters,
             "engineInfo": ENGINE,

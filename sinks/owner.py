@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +24,7 @@ from flows.ledger import LogIdentity, RunIdentity, Span
 from sinks.address import TableAddress
 from sinks.errors import CommitFailed, Fenced, LedgerBroken, RewriteStale, TableAltered, unbalanced
 from sinks.files import WrittenFile
+from sinks.history import newest
 from sinks.log import Action, DeltaLog, commit_info, encode, now_ms, txn, txns_of
 from sinks.record import CommitRecord, Partition, new_id
 from sinks.table import check_log, last_record, open_or_create, record_of
@@ -32,7 +35,7 @@ CLAIM_ATTEMPTS = 1000  # each lost to a commit of the owner that is being replac
 
 @dataclass(frozen=True, slots=True)
 class CommitInfo:
-    """A commit that has landed, with what it added. ``at``: UTC."""
+    """A commit that has landed, with what it added. ``at``: UTC, as in the log (milliseconds)."""
 
     version: int
     at: datetime
@@ -72,6 +75,11 @@ class Rewrite:
     files: Sequence[tuple[WrittenFile, int]]
     replaced: Sequence[OldFile]
 
+    def discard(self, folder: Path) -> None:
+        """Delete the new files, which no commit names."""
+        for file, _ in self.files:
+            (folder / unquote(file.path)).unlink(missing_ok=True)
+
 
 class Owner:
     """Commits to one table generation; made by ``claim``. Not for use by several threads at once."""
@@ -96,8 +104,8 @@ class Owner:
         partition_by: Sequence[str],
         run: RunIdentity,
         log: LogIdentity,
-        *,
         verify_log: Callable[[], None] = lambda: None,
+        *,
         retention_s: float = 3600,
         durable: bool = False,
     ) -> Owner:
@@ -108,11 +116,17 @@ class Owner:
         files = DeltaLog(address.folder, durable)
         table = open_or_create(address, schema, partition_by, retention_s)
         record = last_record(address, files, table, run, log)
-        newest = pc.max(pa.table(table.get_add_actions()).column("modification_time")).as_py()
-        owner = cls(address, files, table.version(), record, newest or 0)
+        last_file_ms = pc.max(pa.table(table.get_add_actions()).column("modification_time")).as_py()
+        owner = cls(address, files, table.version(), record, last_file_ms or 0)
         owner._take(run, log)
         owner._verify_log = verify_log
         return owner
+
+    @staticmethod
+    def read_totals(address: TableAddress) -> dict[Partition, Span]:
+        """The totals of a table that another process may own; empty for one that does not exist."""
+        commit = newest(address)
+        return dict(commit.record.totals) if commit is not None and commit.record is not None else {}
 
     @property
     def version(self) -> int:
@@ -202,7 +216,7 @@ class Owner:
             check_log(self.address, self._record, log)
             claimed = replace(self._next(), epoch=known + 1, run=run, log=log)
             self._failure = self._record.failure
-            if self._attempt(claimed, self._body("CLAIM", [], claimed)):
+            if self._attempt(claimed, self._body("CLAIM", now_ms(), [], claimed)):
                 return
         raise self._failed("")
 
@@ -211,19 +225,20 @@ class Owner:
     ) -> CommitInfo:
         """Write a commit as the next version. ``basis``: give up when another program has changed the table's files since that version."""
         mine = self._record
-        body = self._body(operation, actions, record)
+        at_ms = now_ms()
+        body = self._body(operation, at_ms, actions, record)
         for _ in range(PUT_ATTEMPTS):
             if basis is not None and self._foreign_change > basis:
                 raise RewriteStale(self.address.name, self._foreign_change)
             if self._attempt(record, body):
-                at = datetime.now(UTC)
+                at = datetime.fromtimestamp(at_ms // 1000, UTC) + timedelta(milliseconds=at_ms % 1000)
                 return CommitInfo(self._version, at, record, sum(f.rows for f in files), len(files), sum(f.nbytes for f in files))
             if self._record is not mine:
                 raise Fenced(self.address.name, mine.epoch, self._record.run, self._record.epoch)
         raise self._failed(record.id)
 
-    def _body(self, operation: str, actions: list[Action], record: CommitRecord) -> bytes:
-        return encode([commit_info(operation, record.to_json()), *actions, txn(self.address.owner_txn, record.epoch)])
+    def _body(self, operation: str, at_ms: int, actions: list[Action], record: CommitRecord) -> bytes:
+        return encode([commit_info(operation, at_ms, record.to_json()), *actions, txn(self.address.owner_txn, record.epoch)])
 
     def _attempt(self, record: CommitRecord, body: bytes) -> bool:
         """Put the next version. False: it has not landed; what had come in between has been read."""
