@@ -98,7 +98,7 @@ class DataFile:
     written: WrittenFile
 
     def __init__(self, folder: Path, schema: pa.Schema, partition_values: Mapping[str, str | None], *, durable: bool) -> None:
-        self._schema = schema
+        self.schema = schema  # of the file: without partition columns
         self._values = partition_values
         self._durable = durable
         parts = [f"{_escape(name)}={NULL_PARTITION if text is None else _escape(text)}" for name, text in partition_values.items()]

@@ -1,0 +1,78 @@
+"""Vacuum and log cleanup. Both keep every version that was current within the retention.
+
+Written here because deltalake's vacuum commits twice without the owner's epoch and with a ledger that may be stale by then, and because the
+retention is a setting of the warehouse, not of the table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from sinks.log import DeltaLog
+
+ORPHAN_AGE_S = 86_400.0  # a file that no commit has named for so long was left by a process that died
+
+
+@dataclass(slots=True)
+class Vacuum:
+    """Deletes data files that no kept version names. Remembers what the commits removed, so that each commit is read once."""
+
+    folder: Path
+    _removed_at: dict[str, float] = field(default_factory=dict)
+    _read_to: int = -1
+
+    def run(self, live: set[str], version: int, retention_s: float) -> int:
+        """``live``: the paths of ``version``. Returns how many files were deleted."""
+        self._read(version)
+        now = time.time()
+        deleted = 0
+        for path in list(self._removed_at):
+            if path in live:
+                del self._removed_at[path]
+            elif self._removed_at[path] < now - retention_s:
+                (self.folder / unquote(path)).unlink(missing_ok=True)
+                del self._removed_at[path]
+                deleted += 1
+        known = {str(self.folder / unquote(path)) for path in (*live, *self._removed_at)}
+        for file in _data_files(self.folder):
+            if str(file) not in known and file.stat().st_mtime < now - max(retention_s, ORPHAN_AGE_S):
+                file.unlink(missing_ok=True)
+                deleted += 1
+        return deleted
+
+    def _read(self, version: int) -> None:
+        log = DeltaLog(self.folder)
+        for each in log.versions():
+            if self._read_to < each <= version:
+                for action in log.read(each) or []:
+                    if "remove" in action:
+                        removed = action["remove"]
+                        self._removed_at[removed["path"]] = (removed.get("deletionTimestamp") or 0) / 1000
+        self._read_to = version
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*.parquet"):
+        if "_delta_log" not in path.relative_to(folder).parts:
+            yield path
+
+
+def clean_log(log: DeltaLog, retention_s: float, keep_from: int) -> int:
+    """Delete the log below a checkpoint that every version of the retention can be read from, and below ``keep_from``.
+
+    Returns how many files were deleted.
+    """
+    cutoff = time.time() - retention_s
+    expired = [version for version in log.versions() if log.commit_path(version).stat().st_mtime <= cutoff]
+    checkpoints = [version for version in log.checkpoints() if expired and version <= expired[-1]]
+    deleted = 0
+    for path in list(log.path.iterdir()) if checkpoints else []:
+        number = path.name.lstrip(".")[:20]
+        if number.isdigit() and int(number) < min(checkpoints[-1], keep_from) and path.stat().st_mtime <= cutoff:
+            path.unlink(missing_ok=True)
+            deleted += 1
+    return deleted

@@ -1,0 +1,120 @@
+"""Compaction: few large files in the place of many small ones, with the same rows in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from threading import Event
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from flows.faults import reach
+from sinks.address import TableAddress
+from sinks.files import FileWriter, WrittenFile, partition_text
+from sinks.owner import OldFile, Rewrite
+
+BATCH_ROWS = 16_384
+GROUP_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFile:
+    """A file of a table's version. ``partition``: (column, text) pairs; ``order_ms``: its modificationTime, which grows along the log."""
+
+    path: str
+    partition: tuple[tuple[str, str | None], ...]
+    rows: int
+    nbytes: int
+    order_ms: int
+
+
+def live_files(table: DeltaTable) -> list[LiveFile]:
+    """The files of the table's version, by partition and then in the order of the log."""
+    files = []
+    for add in _adds(table):
+        partition = tuple((name, partition_text(value)) for name, value in (add.get("partition") or {}).items())
+        files.append(LiveFile(add["path"], partition, add["num_records"] or 0, add["size_bytes"], add["modification_time"]))
+    return sorted(files, key=lambda file: ([(name, text or "") for name, text in file.partition], file.order_ms, file.path))
+
+
+def _adds(table: DeltaTable) -> list[dict[str, Any]]:
+    adds = pa.table(table.get_add_actions())
+    wanted = ("path", "size_bytes", "modification_time", "num_records", "partition")  # the last only where there are partitions
+    return adds.select([name for name in wanted if name in adds.column_names]).to_pylist()  # type: ignore[no-any-return]
+
+
+def choose(files: Sequence[LiveFile], target_bytes: int, fan_in: int) -> list[list[LiveFile]]:
+    """Runs of neighbouring files to merge, each into one file; ``files`` as ``live_files`` gives them.
+
+    Tiers grow by ``fan_in``: a run is merged when it has at least ``fan_in`` files and its rows reach the next tier, or when its bytes
+    reach the target. So a row is rewritten once a tier, and a partition holds at most about ``fan_in`` small files a tier. A file of
+    half the target is left alone, and files are never merged across it, which keeps the order of the log.
+    """
+    chosen = []
+    for _, group in groupby(files, key=lambda file: (file.partition, file.nbytes * 2 >= target_bytes or file.rows == 0)):
+        run = list(group)
+        if run[0].nbytes * 2 < target_bytes and run[0].rows:
+            chosen += _merges(run, target_bytes, fan_in)
+    return chosen
+
+
+def _merges(run: Sequence[LiveFile], target_bytes: int, fan_in: int) -> list[list[LiveFile]]:
+    head: list[LiveFile] = []
+    for file in run:
+        head.append(file)
+        if sum(each.nbytes for each in head) >= target_bytes:
+            return [head]
+    limit = fan_in
+    while limit <= fan_in * max(file.rows for file in run):
+        for part in _below(run, limit):
+            if len(part) >= fan_in and sum(file.rows for file in part) >= limit:
+                return [part]
+        limit *= fan_in
+    return []
+
+
+def _below(run: Sequence[LiveFile], rows: int) -> list[list[LiveFile]]:
+    """The stretches of neighbours that each have fewer than ``rows`` rows."""
+    return [list(group) for small, group in groupby(run, key=lambda file: file.rows < rows) if small]
+
+
+class Stopped(Exception):
+    """The run ends before a compaction is written."""
+
+
+def rewrite(address: TableAddress, table: DeltaTable, runs: Sequence[Sequence[LiveFile]], *, durable: bool, stop: Event) -> Rewrite:
+    """Write the merged files of ``runs``, streaming: memory holds one row group, whatever the files' size. Raises Stopped."""
+    partition_by = table.metadata().partition_columns
+    writer = FileWriter(address, pa.schema(table.schema().to_arrow()), partition_by, durable=durable)
+    written: list[tuple[WrittenFile, int]] = []
+    for run in runs:
+        with writer.open(dict(run[0].partition)) as merged:
+            for rows in _row_groups(address.folder, run, merged.schema):
+                merged.write(rows)
+                if stop.is_set():
+                    raise Stopped
+        written.append((merged.written, run[-1].order_ms))
+    reach("during-compaction")
+    replaced = [OldFile(file.path, dict(file.partition), file.nbytes) for run in runs for file in run]
+    return Rewrite(table.version(), written, replaced)
+
+
+def _row_groups(folder: Path, run: Sequence[LiveFile], schema: pa.Schema) -> Iterator[pa.Table]:
+    buffer: list[pa.RecordBatch] = []
+    nbytes = 0
+    for old in run:
+        with pq.ParquetFile(folder / unquote(old.path)) as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                buffer.append(batch.cast(schema))
+                nbytes += batch.nbytes
+                if nbytes >= GROUP_BYTES:
+                    yield pa.Table.from_batches(buffer)
+                    buffer, nbytes = [], 0
+    if buffer:
+        yield pa.Table.from_batches(buffer)
