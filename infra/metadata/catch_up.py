@@ -74,6 +74,7 @@ def catch_up(
     history: History,
     *,
     everything: bool = False,
+    loads: bool = True,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Added:
     """Write what is missing, in transactions of ``CHUNK_RECORDS``, until done or ``stopped()``.
@@ -91,8 +92,11 @@ def catch_up(
     added = Added()
     added.catalogues = put(_catalogues(database, warehouse, history, everything))
     for table in history.logs():
+        if stopped():
+            return added
         added.commits += put(_commits(database, warehouse, table, everything))
-    added.loads = put(iter(history.loads()))
+    if loads and not stopped():
+        added.loads = put(iter(history.loads()))
     return added
 
 

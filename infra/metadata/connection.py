@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -16,6 +17,8 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from flows.errors import KappaError
+
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # its warnings repeat what we report: "error ignored in ... rollback"
 
 CONNECT_TIMEOUT_S = 3.0
 STATEMENT_TIMEOUT_S = 10.0
@@ -115,8 +118,13 @@ def reason(error: BaseException, dsn: SecretStr) -> str:
         password = str(conninfo_to_dict(dsn.get_secret_value()).get("password") or "")
     except psycopg.ProgrammingError:
         return "the DSN is not valid"  # libpq's message would quote a part of it
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return line.replace(password, "***") if password else line
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its class when it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -9,20 +9,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
 
 import psycopg
 from pydantic import SecretStr
 
 from flows.errors import KappaError
 from flows.ledger import RunIdentity
+from flows.project import Project
+from infra.addresses import Addresses, local_stack
 from infra.metadata.catch_up import CHUNK_RECORDS, History, catch_up
-from infra.metadata.connection import CONNECT_TIMEOUT_S, STATEMENT_TIMEOUT_S, Database, address, reason
+from infra.metadata.connection import CONNECT_TIMEOUT_S, STATEMENT_TIMEOUT_S, Database, address, first_line, reason
+from infra.metadata.history import WarehouseHistory
 from infra.metadata.records import Catalogue, Commit, Load, Record, Run, write
 from infra.metadata.schema import HEAD, revision, upgrade
+from sinks.catalog import CatalogState
+from sinks.owner import CommitInfo
 
 log = logging.getLogger("kappa.metadata")
 
@@ -31,7 +35,8 @@ class Mirror:
     """Mirrors one warehouse. With ``dsn`` None it does nothing.
 
     ``warehouse`` is the name in warehouse.toml: one database may hold several. ``history`` is where a catch-up reads; it is called on the
-    mirror's thread only. Leaving the context writes what is queued, for at most ``close_timeout_s``; an exception passes through.
+    mirror's thread only. ``say`` takes one line when PostgreSQL goes down and one when it is back. Leaving the context writes what is
+    queued, for at most ``close_timeout_s``; an exception passes through.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class Mirror:
         *,
         warehouse: str,
         history: History | None = None,
+        say: Callable[[str], None] = log.warning,
         queue_records: int = 1000,
         retry_s: float = 2.0,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
@@ -49,6 +55,7 @@ class Mirror:
         self._dsn = dsn
         self._warehouse = warehouse
         self._history = history
+        self._say = say
         self._queue_records = queue_records
         self._retry_s = retry_s
         self._connect_timeout_s = connect_timeout_s
@@ -58,8 +65,18 @@ class Mirror:
         self._wake = threading.Condition()
         self._dropped = False
         self._stop = threading.Event()
+        self._closed = threading.Event()
         self._down = False
+        self._blind = False
         self._thread = threading.Thread(target=self._work, name="kappa-metadata", daemon=True)
+
+    @classmethod
+    def of(cls, project: Project, addresses: Addresses, say: Callable[[str], None]) -> Mirror:
+        """The mirror of a warehouse folder: in the PostgreSQL of its settings, or of its local stack even when that is down now."""
+        local = local_stack(project).postgres.dsn
+        dsn = addresses.postgres_dsn or (SecretStr(local) if local else None)
+        history = WarehouseHistory(project.storage, lambda: addresses.kafka)
+        return cls(dsn, warehouse=project.settings.name, history=history, say=say)
 
     def __enter__(self) -> Mirror:
         if self._dsn is not None:
@@ -73,6 +90,7 @@ class Mirror:
             self._stop.set()
             self._wake.notify()
         self._thread.join(self._close_timeout_s)
+        self._closed.set()
 
     def run_started(self, run: RunIdentity) -> None:
         """A run began."""
@@ -82,23 +100,13 @@ class Mirror:
         """A run ended now: ``status`` is one word, ``error`` the message of what ended it."""
         self._put(Run(run, datetime.now(UTC), status, error), must_keep=True)
 
-    def commit(
-        self,
-        table: str,
-        generation: str,
-        version: int,
-        metadata: Mapping[str, Any],
-        files: int,
-        rows: int,
-        bytes: int,  # noqa: A002 - the column's name
-        at: datetime,
-    ) -> None:
-        """A table's commit was made. ``metadata`` must not be changed afterwards. See Commit for the units."""
-        self._put(Commit(table, generation, version, metadata, files, rows, bytes, at))
+    def commit(self, table: str, generation: str, info: CommitInfo) -> None:
+        """A table's commit has landed."""
+        self._put(Commit.of(table, generation, info))
 
-    def catalogue(self, n: int, content: Mapping[str, Any]) -> None:
-        """Catalogue file ``n`` was written."""
-        self._put(Catalogue(n, content))
+    def catalogue(self, state: CatalogState) -> None:
+        """A catalogue file was written."""
+        self._put(Catalogue(state.n, state.to_json()))
 
     def load(
         self,
@@ -154,6 +162,7 @@ class Mirror:
             if dropped:
                 self._catch_up(database)
         self._flush(database)
+        self._catch_up(database)  # what nobody reports: claims, failures, rewrites, other programs' commits
 
     def _flush(self, database: Database) -> None:
         """Write what is queued now. What could not be written stays first in the queue. Raises psycopg.Error."""
@@ -170,24 +179,30 @@ class Mirror:
                 raise
 
     def _catch_up(self, database: Database) -> None:
+        """Until the mirror is closed; when it is being closed, the tables alone, until its time is over. Raises psycopg.Error."""
         if self._history is None:
             return
+        closing = self._stop.is_set()
+        stopped = self._closed.is_set if closing else self._stop.is_set
         try:
-            catch_up(database, self._warehouse, self._history, stopped=self._stop.is_set)
+            catch_up(database, self._warehouse, self._history, loads=not closing, stopped=stopped)
+            self._blind = False
         except psycopg.Error:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the storage or Kafka raises, the mirror goes on with what is reported
-            log.warning("the records in PostgreSQL could not catch up: %s (next: kappa metadata rebuild)", error)
+            if not self._blind:
+                self._say(f"the records in PostgreSQL could not catch up: {first_line(error)} (next: kappa metadata rebuild)")
+            self._blind = True
 
     def _say_down(self, error: BaseException) -> None:
         assert self._dsn is not None
         if not self._down:
             cause = reason(error, self._dsn)
-            log.warning("PostgreSQL is down: streams go on, the records catch up later (%s: %s)", address(self._dsn), cause)
+            self._say(f"PostgreSQL is down: streams go on, the records catch up later ({address(self._dsn)}: {cause})")
         self._down = True
 
     def _say_back(self) -> None:
         assert self._dsn is not None
         if self._down:
-            log.warning("PostgreSQL is back: the records have caught up (%s)", address(self._dsn))
+            self._say(f"PostgreSQL is back: the records have caught up ({address(self._dsn)})")
         self._down = False

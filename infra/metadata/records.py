@@ -16,7 +16,8 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from flows.ledger import RunIdentity
-from infra.metadata.connection import Database
+from infra.metadata.connection import Database, first_line
+from sinks.owner import CommitInfo
 
 log = logging.getLogger("kappa.metadata")
 
@@ -108,6 +109,11 @@ class Commit:
     bytes: int
     at: datetime
 
+    @classmethod
+    def of(cls, table: str, generation: str, info: CommitInfo) -> Commit:
+        """What an owner reports."""
+        return cls(table, generation, info.version, info.record.to_json(), info.files, info.rows, info.nbytes, info.at)
+
     @property
     def key(self) -> tuple[Any, ...]:
         return (self.table, self.generation, self.version)
@@ -188,7 +194,7 @@ def write(database: Database, warehouse: str, records: Sequence[Record]) -> None
                 cursor.executemany(rows[0].UPSERT, _rows(warehouse, rows))
     except (psycopg.DataError, psycopg.IntegrityError, TypeError, ValueError) as error:
         if len(records) == 1:
-            log.warning("PostgreSQL cannot store %s %s: %s", type(records[0]).__name__.lower(), records[0].key, _first_line(error))
+            log.warning("PostgreSQL cannot store %s %s: %s", type(records[0]).__name__.lower(), records[0].key, first_line(error))
             return
         half = len(records) // 2
         write(database, warehouse, records[:half])
@@ -208,7 +214,3 @@ def _storable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_storable(member) for member in value]
     return value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

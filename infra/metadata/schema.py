@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import psycopg
@@ -13,6 +14,7 @@ from infra.metadata.connection import Database, limit
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = max(path.stem[1:5] for path in (MIGRATIONS / "versions").glob("r[0-9]*.py"))
 _LOCK = 0x6B61707061  # "kappa": the advisory lock of whoever migrates
+_one_thread = threading.Lock()  # Alembic's context is a global of the process
 
 
 class SchemaNewer(KappaError):
@@ -43,7 +45,7 @@ def upgrade(dsn: SecretStr) -> bool:
             )
         if found != HEAD:
             database.connection.autocommit = False
-            with limit(database.connection, database.timeout_s):
+            with _one_thread, limit(database.connection, database.timeout_s):
                 _migrate(database.connection)
     return found != HEAD
 
