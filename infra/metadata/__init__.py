@@ -3,7 +3,7 @@
 It is written beside the stream, never in its way: nothing that must be right depends on it.
 """
 
-from infra.metadata.catch_up import Added, History, TableLog, rebuild
+from infra.metadata.catch_up import Added, History, Survey, TableLog, rebuild, survey
 from infra.metadata.connection import MetadataUnreachable
 from infra.metadata.mirror import Mirror
 from infra.metadata.records import Catalogue, Commit, Load
@@ -18,7 +18,9 @@ __all__ = [
     "MetadataUnreachable",
     "Mirror",
     "SchemaNewer",
+    "Survey",
     "TableLog",
     "rebuild",
+    "survey",
     "upgrade",
 ]

@@ -16,9 +16,10 @@ from pydantic import SecretStr
 
 from infra.metadata.connection import Database, reached
 from infra.metadata.records import Catalogue, Commit, Load, Record, write
-from infra.metadata.schema import upgrade
+from infra.metadata.schema import HEAD, revision, upgrade
 
 CHUNK_RECORDS = 500
+_OF_GENERATION = "WHERE warehouse = %s AND table_name = %s AND generation = %s"
 
 
 class TableLog(Protocol):
@@ -56,6 +57,33 @@ class Added:
     catalogues: int = 0
     commits: int = 0
     loads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the mirror holds of a warehouse, and what of the catalogue files and Delta logs it lacks."""
+
+    revision: str | None
+    head: str
+    records: dict[str, int]
+    missing: dict[str, int]
+
+    @property
+    def complete(self) -> bool:
+        return self.revision == self.head and not any(self.missing.values())
+
+
+def survey(database: Database, warehouse: str, history: History) -> Survey:
+    """Look, and write nothing. Raises psycopg.Error, and what ``history`` raises."""
+    found = revision(database)
+    if found is None:
+        missing = {"catalogues": len(history.catalogues()), "commits": sum(len(table.versions()) for table in history.logs())}
+        return Survey(None, HEAD, {}, missing)
+    names = ("runs", "catalogues", "commits", "loads")
+    records = {name: database.fetch(f"SELECT count(*) FROM kappa.{name} WHERE warehouse = %s", [warehouse])[0][0] for name in names}
+    catalogues = len(_catalogue_gap(database, warehouse, history).numbers)
+    commits = sum(len(_commit_gap(database, warehouse, table).numbers) for table in history.logs())
+    return Survey(found, HEAD, records, {"catalogues": catalogues, "commits": commits})
 
 
 def rebuild(dsn: SecretStr | None, warehouse: str, history: History) -> Added:
@@ -100,43 +128,59 @@ def catch_up(
     return added
 
 
-def _catalogues(database: Database, warehouse: str, history: History, everything: bool) -> Iterator[Catalogue]:
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """The numbers that the mirror lacks. ``replaced``: what it holds belongs to a former storage root, so that it lacks all of them."""
+
+    numbers: Sequence[int]
+    replaced: bool
+
+
+def _gap(known: Set[int], present: Sequence[int], same: Callable[[int], bool]) -> _Gap:
+    """Numbers above the newest, or another content at the newest that both have, are those of a former storage root."""
+    shared = known & set(present)
+    if known and present and (max(known) > present[-1] or (shared and not same(max(shared)))):
+        return _Gap(present, replaced=True)
+    return _Gap([number for number in present if number not in known], replaced=False)
+
+
+def _catalogue_gap(database: Database, warehouse: str, history: History) -> _Gap:
     known = {n for (n,) in database.fetch("SELECT n FROM kappa.catalogues WHERE warehouse = %s", [warehouse])}
-    numbers = history.catalogues()
 
     def same(n: int) -> bool:
         stored = database.fetch("SELECT content FROM kappa.catalogues WHERE warehouse = %s AND n = %s", [warehouse, n])
         return stored == [(history.catalogue(n).content,)]
 
-    if _replaced(known, numbers, same):
-        with database.transaction() as cursor:
-            cursor.execute("DELETE FROM kappa.catalogues WHERE warehouse = %s", [warehouse])
-        known = set()
-    return (history.catalogue(n) for n in numbers if everything or n not in known)
+    return _gap(known, history.catalogues(), same)
 
 
-def _commits(database: Database, warehouse: str, table: TableLog, everything: bool) -> Iterator[Commit]:
-    generation = [warehouse, table.table, table.generation]
-    where = "WHERE warehouse = %s AND table_name = %s AND generation = %s"
+def _commit_gap(database: Database, warehouse: str, table: TableLog) -> _Gap:
     # Known first, log second: what is committed and mirrored in between is then in the log, never above its end.
-    known = dict(database.fetch(f"SELECT version, commit_id FROM kappa.commits {where}", generation))
-    versions = table.versions()
+    known = dict(database.fetch(f"SELECT version, commit_id FROM kappa.commits {_OF_GENERATION}", _generation(warehouse, table)))
 
     def same(version: int) -> bool:
         commit = table.read(version)
         return commit is None or known[version] == (commit.metadata or {}).get("id")
 
-    if _replaced(known.keys(), versions, same):
+    return _gap(known.keys(), table.versions(), same)
+
+
+def _generation(warehouse: str, table: TableLog) -> list[str]:
+    return [warehouse, table.table, table.generation]
+
+
+def _catalogues(database: Database, warehouse: str, history: History, everything: bool) -> Iterator[Catalogue]:
+    gap = _catalogue_gap(database, warehouse, history)
+    if gap.replaced:
         with database.transaction() as cursor:
-            cursor.execute(f"DELETE FROM kappa.commits {where}", generation)
-        known = {}
-    missing = (version for version in versions if everything or version not in known)
-    return (commit for commit in map(table.read, missing) if commit is not None)
+            cursor.execute("DELETE FROM kappa.catalogues WHERE warehouse = %s", [warehouse])
+    return map(history.catalogue, history.catalogues() if everything else gap.numbers)
 
 
-def _replaced(known: Set[int], numbers: Sequence[int], same: Callable[[int], bool]) -> bool:
-    """Whether the mirror holds a former storage root: numbers above the newest, or another content at the newest that both have."""
-    if not known or not numbers:
-        return False
-    shared = known & set(numbers)
-    return max(known) > numbers[-1] or (bool(shared) and not same(max(shared)))
+def _commits(database: Database, warehouse: str, table: TableLog, everything: bool) -> Iterator[Commit]:
+    gap = _commit_gap(database, warehouse, table)
+    if gap.replaced:
+        with database.transaction() as cursor:
+            cursor.execute(f"DELETE FROM kappa.commits {_OF_GENERATION}", _generation(warehouse, table))
+    versions = table.versions() if everything else gap.numbers
+    return (commit for commit in map(table.read, versions) if commit is not None)
