@@ -1,0 +1,196 @@
+"""Run a table's SQL over the rows of its upstream, in DuckDB, a batch at a time; records that the SQL cannot take become rejects.
+
+Every offset of the input ends in exactly one of rows, filtered and rejects: found by evaluating, never by subtraction, and then checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.batch import REJECTED, Batch, Transformed
+from flows.errors import KappaError
+from flows.plan import Node
+from flows.sql.rewrite import ROW, UPSTREAM
+from flows.sql.tree import connect
+
+# What a record's values can make DuckDB raise. Anything else (memory, an interrupt, a fault of DuckDB) is not the record's.
+_RECORD_ERRORS = (duckdb.DataError, duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.NotSupportedError)
+_REASON_CHARACTERS = 1000
+
+_Offsets = npt.NDArray[np.int64]
+
+
+class TransformUnbalanced(KappaError):
+    """A table's SQL lost or doubled records: committing them would break the ledger."""
+
+
+class TransformFailed(KappaError):
+    """DuckDB failed on a batch for a reason that is no record's: memory, an interrupt, a fault."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What the SQL made of consecutive pieces of one batch, in order."""
+
+    rows: list[pa.Table] = field(default_factory=list)
+    filtered: list[_Offsets] = field(default_factory=list)
+    rejected: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Conform:
+    """One table's transform, with a DuckDB connection of its own. Not thread-safe; cheap to keep, so keep one for each table."""
+
+    def __init__(self, node: Node, *, threads: int = 1) -> None:
+        self.node = node
+        self._connection = connect()
+        self._connection.execute(f"SET threads = {threads}")
+
+    def conform(self, rows: pa.Table, batch: Batch) -> Transformed:
+        """Transform the upstream's ``rows`` of ``batch``, which are sorted by ``_offset`` (and ``_row``).
+
+        Rejects carry the key, value and headers of the batch's records. Raises TransformFailed and TransformUnbalanced.
+        """
+        outcome = _Outcome()
+        try:
+            if rows.num_rows:
+                self._bisect(rows, outcome)
+        except duckdb.Error as error:
+            raise TransformFailed(
+                f"the SQL of {self.node.name} failed on {_where(batch)}",
+                cause=str(error),
+                next_step="kappa run again; if memory was short, with a smaller run.batch_rows in warehouse.toml",
+            ) from error
+        made = pa.concat_tables(outcome.rows) if outcome.rows else self.node.schema.empty_table()
+        filtered = np.sort(np.concatenate(outcome.filtered)) if outcome.filtered else np.empty(0, np.int64)
+        self._check(rows, made, filtered, outcome.rejected, batch)
+        return Transformed(made, pa.array(filtered), _rejects(outcome.rejected, batch))
+
+    def close(self) -> None:
+        """Free the connection."""
+        self._connection.close()
+
+    def _bisect(self, rows: pa.Table, outcome: _Outcome) -> None:
+        """Transform ``rows``; when the SQL raises, its halves, until a record is alone with its error."""
+        try:
+            made, filtered = self._attempt(rows)
+        except _RECORD_ERRORS as error:
+            offsets = _offsets(rows)
+            if offsets[0] == offsets[-1]:
+                outcome.rejected.append((int(offsets[0]), _reason(error)))
+                return
+            cut = _middle(offsets)
+            self._bisect(rows.slice(0, cut), outcome)
+            self._bisect(rows.slice(cut), outcome)
+            return
+        outcome.rows.append(made)
+        outcome.filtered.extend(filtered)
+
+    def _attempt(self, rows: pa.Table) -> tuple[pa.Table, list[_Offsets]]:
+        if self.node.picks is not None:
+            return self._one_to_one(rows), []
+        self._connection.register(UPSTREAM, rows)
+        made = self._ordered(self._query(self.node.transform_sql))
+        filtered = [_offsets(self._query(sql)) for sql in self.node.filter_sqls]
+        return made.select(self.node.schema.names).cast(self.node.schema), filtered
+
+    def _query(self, sql: str) -> pa.Table:
+        return self._connection.execute(sql).to_arrow_table()
+
+    def _one_to_one(self, rows: pa.Table) -> pa.Table:
+        """Columns that are the upstream's are taken as they are; only the others pass through DuckDB."""
+        node = self.node
+        assert node.picks is not None
+        columns: dict[str, Any] = {new: rows.column(old) for new, old in node.picks.items()}
+        if node.computed_sql is not None:
+            self._connection.register(UPSTREAM, rows)
+            computed = self._query(node.computed_sql)
+            assert np.array_equal(_offsets(computed), _offsets(rows)), "DuckDB changed the order of rows"
+            columns |= {name: computed.column(name) for name in computed.column_names if name != "_offset"}
+        given = [columns[name] if name in columns else rows.column(name) for name in node.schema.names]
+        return pa.table(given, names=node.schema.names).cast(node.schema)
+
+    def _ordered(self, made: pa.Table) -> pa.Table:
+        """Rows by position; the rows of one record by their ordinals, which become ``_row`` when this table's unnest made them."""
+        if self.node.unnests:
+            keys = [(name, "ascending") for name in ("_offset", *self.node.ordinals)]
+            made = made.take(pc.sort_indices(made, sort_keys=keys))
+            ordinal = pa.array(_ordinals(_offsets(made)), pa.int32())
+            return made.drop_columns([ROW]).append_column(ROW, ordinal) if ROW in made.column_names else made.append_column(ROW, ordinal)
+        assert (np.diff(_offsets(made)) >= 0).all(), "DuckDB changed the order of rows"
+        return made
+
+    def _check(self, rows: pa.Table, made: pa.Table, filtered: _Offsets, rejected: list[tuple[int, str]], batch: Batch) -> None:
+        """Every input offset is in exactly one of the three: the ledger's guard."""
+        written = _offsets(made)
+        if self.node.has_row:
+            written = np.unique(written)
+        refused = np.fromiter((offset for offset, _ in rejected), np.int64, len(rejected))
+        ended = np.concatenate([written, filtered, refused])
+        if len(filtered) or len(refused):
+            ended.sort()
+        expected = _offsets(rows)
+        if self.node.has_row and len(expected):
+            expected = expected[np.r_[True, np.diff(expected) > 0]]
+        if np.array_equal(ended, expected):
+            return
+        lost = np.setdiff1d(expected, ended)[:5].tolist()
+        values, counts = np.unique(ended, return_counts=True)
+        doubled = values[counts > 1][:5].tolist()
+        raise TransformUnbalanced(
+            f"the SQL of {self.node.name} does not account for every record of {_where(batch)}",
+            cause=f"lost offsets {lost}, counted twice {doubled} (at most five of each are shown)",
+            next_step=f"report this with the SQL of {self.node.name}; nothing of this batch was committed",
+        )
+
+
+def _where(batch: Batch) -> str:
+    return f"{batch.topic}/{batch.partition}, offsets {batch.start} to {batch.end}"
+
+
+def _offsets(table: pa.Table) -> _Offsets:
+    values: _Offsets = table.column("_offset").to_numpy()
+    return values
+
+
+def _ordinals(offsets: _Offsets) -> _Offsets:
+    """0-based place of each row among the rows of its offset; ``offsets`` are sorted."""
+    starts = np.flatnonzero(np.r_[True, np.diff(offsets) > 0]) if len(offsets) else np.empty(0, np.int64)
+    lengths = np.diff(np.append(starts, len(offsets)))
+    return np.arange(len(offsets)) - np.repeat(starts, lengths)
+
+
+def _middle(offsets: _Offsets) -> int:
+    """Where to cut in two, between records; there are at least two."""
+    middle = offsets[len(offsets) // 2]
+    cut = int(np.searchsorted(offsets, middle, "left"))
+    return cut or int(np.searchsorted(offsets, middle, "right"))
+
+
+def _reason(error: duckdb.Error) -> str:
+    return str(error).split("\n\nLINE ")[0].strip()[:_REASON_CHARACTERS]
+
+
+def _rejects(rejected: list[tuple[int, str]], batch: Batch) -> pa.Table:
+    """REJECTED rows for (offset, reason), in offset order."""
+    if not rejected:
+        return REJECTED.empty_table()
+    offsets = np.array([offset for offset, _ in rejected], np.int64)
+    records = batch.records.take(pa.array(np.searchsorted(batch.records.column("_offset").to_numpy(), offsets)))
+    assert records.column("_offset").to_numpy().tolist() == offsets.tolist(), "a reject without its record"
+    count = len(rejected)
+    columns = [
+        pa.repeat(pa.scalar(batch.partition, pa.int32()), count),
+        *records.columns,
+        pa.repeat(pa.scalar("transform_error"), count),
+        pa.nulls(count, pa.string()),
+        pa.nulls(count, pa.string()),
+        pa.array([reason for _, reason in rejected], pa.string()),
+    ]
+    return pa.table(columns, schema=REJECTED)

@@ -1,0 +1,112 @@
+"""Which table reads which: names resolved, cycles found, an order in which each follows what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flows.project import Project, TableFile
+from flows.sql.bind import near
+from flows.sql.chain import Chain, chain
+from flows.sql.tree import Node, Problem, SqlRefused, line_at, parse, walk
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A table's parsed SQL. ``reads``: ``layer.table`` -> line of its first mention; ``chain``: of an append table."""
+
+    file: TableFile
+    tree: Node
+    reads: Mapping[str, int]
+    chain: Chain | None
+
+
+def read(table: TableFile) -> Query:
+    """Parse a table's SQL and see what it reads. Raises SqlRefused."""
+    tree = parse(table.sql)
+    if table.kind == "append":
+        chained = chain(tree, table.sql)
+        return Query(table, tree, {chained.upstream: chained.line}, chained)
+    return Query(table, tree, _tables(tree, table.sql), None)
+
+
+def _tables(tree: Node, sql: str) -> dict[str, int]:
+    ctes = {entry["key"].lower() for node in walk(tree) for entry in node.get("cte_map", {}).get("map", [])}
+    reads: dict[str, int] = {}
+    for node in walk(tree):
+        if node.get("type") != "BASE_TABLE":
+            continue
+        layer, name, catalogue = node["schema_name"], node["table_name"], node["catalog_name"]
+        line = line_at(sql, node["query_location"])
+        if not layer and name.lower() in ctes:
+            continue
+        if catalogue or not layer:
+            written = ".".join(filter(None, (catalogue, layer, name)))
+            raise SqlRefused(Problem(line, f"{written!r} is not the name of a table", f"layer.table, such as core.{name.lower() or 'flight'}"))
+        reads.setdefault(f"{layer}.{name}".lower(), line)
+    return reads
+
+
+def physical_tables(project: Project) -> list[str]:
+    """The names of all tables that are stored: raw, staging, append tables, and the tables of rejects."""
+    names = []
+    for source in project.sources.values():
+        names += [f"raw.{source.name}"] if source.raw else []
+        names += [f"staging.{source.name}", f"staging.{source.name}__rejected"]
+    for name, table in project.tables.items():
+        if table.kind == "append":
+            names += [name, f"{name}__rejected"]
+    return names
+
+
+def upstream_problem(project: Project, query: Query, upstream: str, line: int) -> Problem | None:
+    """Why an append table cannot read ``upstream``; None when it can."""
+    layer, _, name = upstream.partition(".")
+    if (layer == "staging" and name in project.sources) or (upstream in project.tables and project.tables[upstream].kind == "append"):
+        return None
+    if upstream in project.tables:
+        return Problem(line, f"{upstream} is a view: an append table reads a stream", 'FROM the table that the view reads, or kind = "view" here')
+    if layer == "raw" or upstream.endswith("__rejected"):
+        return Problem(line, f"an append table cannot read {upstream}", f'FROM staging.{name.removesuffix("__rejected")}, or kind = "view" here')
+    streams = [table for table in physical_tables(project) if not table.startswith("raw.") and not table.endswith("__rejected")]
+    return Problem(line, f"there is no table {upstream}", near(upstream, streams, _choice(streams)))
+
+
+def view_problem(project: Project, upstream: str, line: int) -> Problem | None:
+    """Why a view cannot read ``upstream``; None when it can."""
+    known = [*physical_tables(project), *(name for name, table in project.tables.items() if table.kind == "view")]
+    if upstream in known:
+        return None
+    layer, _, name = upstream.partition(".")
+    if layer == "raw" and name in project.sources:
+        return Problem(line, f"{upstream} is switched off (raw = false)", f"raw = true in sources/{name}.toml, or staging.{name}")
+    return Problem(line, f"there is no table {upstream}", near(upstream, known, _choice(known)))
+
+
+def _choice(names: list[str]) -> str:
+    return f"one of {', '.join(sorted(names))}" if names else "a source first: kappa source infer FILE > sources/NAME.toml"
+
+
+def order(reads: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[list[str]]]:
+    """(tables, each after what it reads; cycles, each as the path of names). Tables in or above a cycle are left out of the order."""
+    done: list[str] = []
+    state: dict[str, str] = {}
+    cycles: list[list[str]] = []
+
+    def visit(name: str, path: list[str]) -> bool:
+        if state.get(name) == "done":
+            return True
+        if name in path:
+            cycles.append(path[path.index(name) :])
+            return False
+        if state.get(name) == "bad":
+            return False
+        sound = all([visit(upstream, [*path, name]) for upstream in reads[name] if upstream in reads])
+        state[name] = "done" if sound else "bad"
+        if sound:
+            done.append(name)
+        return sound
+
+    for name in sorted(reads):
+        visit(name, [])
+    return done, cycles

@@ -1,0 +1,252 @@
+"""The plan of a warehouse: its tables in order, each with bound columns, the SQL that makes it, and where its columns come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from flows.batch import RAW, REJECTED, SYSTEM
+from flows.checks import reserved_name, source_findings
+from flows.graph import Query, order, read, upstream_problem, view_problem
+from flows.project import Finding, Project, ProjectInvalid, TableFile
+from flows.sql.bind import Binder, near
+from flows.sql.gates import expression_problems, plan_problems, star_problems, view_problems
+from flows.sql.rewrite import ROW, Program, rewrite
+from flows.sql.storage import cast_sql, stored_schema
+from flows.sql.tree import Problem, SqlRefused, text
+
+ROW_FIELD = pa.field(ROW, pa.int32(), nullable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An append table. ``name`` and ``upstream`` are ``layer.table``; ``schema``: the SELECT's columns, SYSTEM, and ``_row`` where an unnest (here or
+    upstream) gives a record several rows.
+
+    The SQL reads the upstream's rows under the name ``_upstream``. ``transform_sql`` gives the columns as stored, the system columns and
+    ``ordinals``, which order a record's rows; ``filter_sqls`` give, each for one SELECT, the offsets that its conditions leave out.
+    ``picks`` is set when rows stay 1:1: column -> the upstream's column that it is; ``computed_sql`` (None when nothing is computed) gives the others and
+    ``_offset``. ``lineage``: column -> columns of staging tables. ``sql``: normalised by DuckDB.
+    """
+
+    name: str
+    source: str
+    upstream: str
+    schema: pa.Schema
+    sql: str
+    transform_sql: str
+    filter_sqls: tuple[str, ...]
+    ordinals: tuple[str, ...]
+    unnests: bool
+    picks: Mapping[str, str] | None
+    computed_sql: str | None
+    partition_by: tuple[str, ...]
+    lineage: Mapping[str, tuple[str, ...]]
+
+    @property
+    def has_row(self) -> bool:
+        """Whether a record may have several rows, told apart by ``_row``."""
+        return ROW in self.schema.names
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view. ``sql``: normalised by DuckDB; ``dependencies``: tables and views that it reads; ``columns``: name -> DuckDB type."""
+
+    name: str
+    sql: str
+    dependencies: tuple[str, ...]
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``nodes`` and ``views`` in an order in which each follows what it reads; ``findings``: everything that is wrong."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    views: dict[str, View] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def analyse(project: Project) -> Plan:
+    """Check and bind every definition of a loaded folder, offline. Never raises for what the user wrote: that becomes findings."""
+    return _Analysis(project).plan
+
+
+def require(plan: Plan) -> None:
+    """Raises ProjectInvalid when the plan has findings."""
+    if plan.findings:
+        raise ProjectInvalid(plan.findings)
+
+
+def visible(schema: pa.Schema) -> pa.Schema:
+    """What views and queries see of a core or analytics table: the columns that do not begin with ``_``."""
+    return pa.schema([column for column in schema if not column.name.startswith("_")])
+
+
+class _Analysis:
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.plan = Plan(findings=list(project.findings))
+        self.binder = Binder()  # append tables: with system columns
+        self.view_binder = Binder()
+        self.broken = {_table_of(finding.file) for finding in project.findings}
+        for source in project.sources.values():
+            self._source(source.name)
+        queries = {name: query for name, table in project.tables.items() if (query := self._read(table))}
+        names, cycles = order({name: query.reads for name, query in queries.items()})
+        for cycle in cycles:
+            self._cycle(cycle, queries)
+        for name in names:
+            self._table(queries[name])
+        self.plan.findings.sort(key=lambda finding: (finding.file, finding.line))
+
+    def _find(self, table: TableFile, problem: Problem) -> None:
+        file = table.path.relative_to(self.project.folder).as_posix()
+        self.plan.findings.append(Finding(file, table.line + problem.line - 1, problem.cause, problem.fix))
+        self.broken.add(table.name)
+
+    def _source(self, name: str) -> None:
+        source = self.project.sources[name]
+        findings = source_findings(self.project, source, self.binder)
+        self.plan.findings.extend(findings)
+        if any(not finding.cause.startswith("rule ") for finding in findings):
+            self.broken.add(f"staging.{name}")
+            return
+        self.binder.add_table(f"staging.{name}", source.staging_schema)
+        self.view_binder.add_table(f"staging.{name}", source.staging_schema)
+        self.view_binder.add_table(f"staging.{name}__rejected", REJECTED)
+        self.view_binder.add_table(f"raw.{name}", RAW)
+
+    def _read(self, table: TableFile) -> Query | None:
+        if reserved := reserved_name(table.name.partition(".")[2]):
+            self._find(table, Problem(1, *reserved))
+            return None
+        try:
+            query = read(table)
+        except SqlRefused as refused:
+            self._find(table, refused.problem)
+            return None
+        problems = [self._name_problem(query, upstream, line) for upstream, line in query.reads.items() if upstream not in self.broken]
+        for problem in filter(None, problems):
+            self._find(table, problem)
+        return query
+
+    def _name_problem(self, query: Query, upstream: str, line: int) -> Problem | None:
+        if query.chain is not None:
+            return upstream_problem(self.project, query, upstream, line)
+        return view_problem(self.project, upstream, line)
+
+    def _cycle(self, cycle: list[str], queries: Mapping[str, Query]) -> None:
+        first = queries[cycle[0]]
+        path = " reads ".join([*cycle, cycle[0]])
+        line = first.reads[cycle[1 % len(cycle)]]
+        self._find(first.file, Problem(line, f"a cycle: {path}", "FROM a table that does not depend on this one"))
+
+    def _table(self, query: Query) -> None:
+        table = query.file
+        if table.name in self.broken or any(upstream in self.broken for upstream in query.reads):
+            self.broken.add(table.name)  # what is wrong below has been said
+            return
+        try:
+            if query.chain is None:
+                self._view(query)
+            else:
+                self._append(query)
+        except SqlRefused as refused:
+            self._find(table, refused.problem)
+
+    def _append(self, query: Query) -> None:
+        table, chained = query.file, query.chain
+        assert chained is not None
+        levels = [level.node for level in chained.levels]
+        problems = [*expression_problems(query.tree, table.sql, self.binder)]
+        problems += [problem for level in levels for problem in star_problems(level, table.sql)]
+        if problems:
+            for problem in problems:
+                self._find(table, problem)
+            return
+        self.binder.columns(table.sql)
+        upstream = self._upstream_schema(chained.upstream)
+        program = rewrite(chained, upstream, self.binder, table.sql)
+        for problem in plan_problems(program.transform_sql, self.binder):
+            raise SqlRefused(problem)
+        node = self._node(query, program, upstream)
+        self.plan.nodes[table.name] = node
+        self.binder.add_table(table.name, node.schema)
+        self.view_binder.add_table(table.name, visible(node.schema))
+        self.view_binder.add_table(f"{table.name}__rejected", REJECTED)
+
+    def _upstream_schema(self, upstream: str) -> pa.Schema:
+        layer, _, name = upstream.partition(".")
+        return self.project.sources[name].staging_schema if layer == "staging" else self.plan.nodes[upstream].schema
+
+    def _node(self, query: Query, program: Program, upstream_schema: pa.Schema) -> Node:
+        table, chained = query.file, query.chain
+        assert chained is not None
+        columns = stored_schema(program.columns)
+        rows = [ROW_FIELD] if program.ordinals else []
+        partition_by = self._partition_by(table, columns)
+        computed = program.computed_sql
+        if computed is not None and program.picks is not None:
+            rest = [column for column in program.columns if column.name not in program.picks]
+            computed = cast_sql(computed, rest, ["_offset"], self.binder)
+        return Node(
+            name=table.name,
+            source=self._source_of(chained.upstream),
+            upstream=chained.upstream,
+            schema=pa.schema([*columns, *SYSTEM, *rows]),
+            sql=text(query.tree),
+            transform_sql=cast_sql(program.transform_sql, program.columns, [*SYSTEM.names, *program.ordinals], self.binder),
+            filter_sqls=program.filter_sqls,
+            ordinals=program.ordinals,
+            unnests=program.unnests,
+            picks=program.picks,
+            computed_sql=computed,
+            partition_by=partition_by,
+            lineage={name: self._origins(chained.upstream, sources) for name, sources in program.lineage.items()},
+        )
+
+    def _source_of(self, upstream: str) -> str:
+        layer, _, name = upstream.partition(".")
+        return name if layer == "staging" else self.plan.nodes[upstream].source
+
+    def _origins(self, upstream: str, columns: frozenset[str]) -> tuple[str, ...]:
+        if upstream.startswith("staging."):
+            return tuple(f"{upstream}.{column}" for column in sorted(columns))
+        below = self.plan.nodes[upstream]
+        system = {name: (f"staging.{below.source}.{name}",) for name in SYSTEM.names}
+        found = {origin for column in columns for origin in below.lineage.get(column, system.get(column, ()))}
+        return tuple(sorted(found))
+
+    def _partition_by(self, table: TableFile, columns: pa.Schema) -> tuple[str, ...]:
+        for name in table.settings.partition_by:
+            if name not in columns.names:
+                fix = near(name, columns.names, f"a column of the SELECT: {', '.join(columns.names)}")
+                raise SqlRefused(Problem(2 - table.line, f"partition_by names {name}, which the SELECT does not give", fix))
+            if pa.types.is_nested(columns.field(name).type) or pa.types.is_binary(columns.field(name).type):
+                fix = "a column with few values, such as a date or a short text"
+                raise SqlRefused(Problem(2 - table.line, f"partition_by names {name}, whose type cannot be part of a path", fix))
+        return table.settings.partition_by
+
+    def _view(self, query: Query) -> None:
+        table = query.file
+        for problem in view_problems(query.tree, table.sql):
+            self._find(table, problem)
+        if table.name in self.broken:
+            return
+        if table.settings.partition_by:
+            raise SqlRefused(Problem(2 - table.line, "a view stores nothing: it has no partitions", "no partition_by"))
+        sql = text(query.tree)
+        columns = {bound.name: str(bound.type) for bound in self.view_binder.columns(table.sql)}
+        self.view_binder.add_view(table.name, sql)
+        self.plan.views[table.name] = View(table.name, sql, tuple(sorted(query.reads)), columns)
+
+
+def _table_of(file: str) -> str:
+    """The table that a file defines: ``sources/a.toml`` -> ``staging.a``, ``core/b.sql`` -> ``core.b``."""
+    folder, _, name = file.partition("/")
+    stem = name.rpartition(".")[0]
+    return f"{'staging' if folder == 'sources' else folder}.{stem}"

@@ -1,0 +1,289 @@
+"""Rewrite a chain of SELECTs so that every row keeps its position, and so that the rows left out can be counted.
+
+Each SELECT gets the system columns of its input. A SELECT with ``unnest`` of a list also gets the element's ordinal. For each SELECT that
+can leave rows out there is a filter query: the offsets for which its conditions, evaluated, let no row pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from flows.sql.bind import Binder, Bound
+from flows.sql.chain import Chain, Level
+from flows.sql.scope import Scope, expand, references
+from flows.sql.tree import Node, Problem, SqlRefused, column, expression_text, line_at, parse, quoted, text, walk
+
+UPSTREAM = "_upstream"  # the name under which the rows of the upstream table are registered
+ROW = "_row"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a table's SQL does to rows registered as ``_upstream``.
+
+    ``transform_sql`` gives ``columns``, the system columns and ``ordinals`` (columns that order the rows of one record; the last ones
+    stem from this table's own unnest when ``unnests``). ``lineage``: column -> columns of the upstream. ``picks``: set when rows stay 1:1, the columns
+    that are the upstream's as they are; ``computed_sql`` then gives the others and ``_offset``, in the upstream's order.
+    """
+
+    transform_sql: str
+    filter_sqls: tuple[str, ...]
+    columns: tuple[Bound, ...]
+    ordinals: tuple[str, ...]
+    unnests: bool
+    lineage: Mapping[str, frozenset[str]]
+    picks: Mapping[str, str] | None
+    computed_sql: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """A relation that a SELECT reads: ``table`` is its node; ``columns`` with what of the upstream each comes from; ``many`` rows a record."""
+
+    table: Node
+    columns: Mapping[str, frozenset[str]]
+    ordinals: tuple[str, ...] = ()
+    many: bool = False
+
+
+@dataclass(slots=True)
+class _Item:
+    """An item of the SELECT list, expanded; ``names``: the columns that it gives (several for unnest of a struct)."""
+
+    expression: Node
+    names: list[str]
+    sources: frozenset[str] = field(default_factory=frozenset)
+
+
+def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Program:
+    """Rewrite a chain whose original SQL has been bound. ``upstream``: schema of the upstream table, system columns included. Raises SqlRefused."""
+    binder.add_table(UPSTREAM, upstream)
+    relation = _base(chained.levels[0], upstream)
+    filters: list[str] = []
+    items: list[_Item] = []
+    node: Node = {}
+    unnests = False
+    for number, level in enumerate(chained.levels, start=1):
+        if number > 1:
+            relation = _above(node, level, items, relation)
+        scope = Scope(level.alias, _written(chained, number), tuple(relation.columns), sql)
+        items, where = _items(level, scope, relation, binder)
+        lists = _unnested(items, relation, binder, scope)
+        passes = _passes(where, lists)
+        if passes is not None:
+            filters.append(_filter(relation, passes))
+        ordinal = f"{ROW}_{number}" if lists else None
+        node = _node(items, where, relation, _ordinal(lists, ordinal))
+        if ordinal:
+            unnests = True
+            relation = _Input(relation.table, relation.columns, (*relation.ordinals, ordinal), many=True)
+    inner = text(node)
+    bound = binder.columns(inner)[: sum(len(item.names) for item in items)]
+    lineage = {name: item.sources for item in items for name in item.names}
+    one_to_one = len(chained.levels) == 1 and not filters and all(len(item.names) == 1 for item in items)
+    picks = _picks(items) if one_to_one else None
+    return Program(
+        inner,
+        tuple(filters),
+        tuple(bound),
+        relation.ordinals,
+        unnests,
+        lineage,
+        picks,
+        _computed(items, picks, relation) if picks is not None else None,
+    )
+
+
+def _written(chained: Chain, number: int) -> tuple[str, str] | None:
+    layer, _, table = chained.upstream.partition(".")
+    return (layer, table) if number == 1 else None
+
+
+def _base(level: Level, upstream: pa.Schema) -> _Input:
+    table = parse(f"SELECT * FROM {UPSTREAM} AS {quoted(level.alias)}")["from_table"]
+    renamed = _renamed([name for name in upstream.names if not name.startswith("_")], level)
+    table["column_name_alias"] = []
+    system = [name for name in upstream.names if name.startswith("_")]
+    columns = {new: frozenset({old}) for new, old in renamed.items()} | {name: frozenset({name}) for name in system}
+    if level.names:
+        inner = parse(f"SELECT {', '.join(f'{quoted(old)} AS {quoted(new)}' for new, old in renamed.items())} FROM {UPSTREAM}")
+        inner["select_list"] += [column(name) for name in system]
+        table = _subquery(inner, level.alias)
+    return _Input(table, columns, (ROW,) if ROW in upstream.names else (), many=ROW in upstream.names)
+
+
+def _above(node: Node, level: Level, items: Sequence[_Item], below: _Input) -> _Input:
+    """The relation that a SELECT makes for the next one up."""
+    given = {name: item.sources for item in items for name in item.names}
+    renamed = _renamed(list(given), level)
+    table = _subquery(node, level.alias)
+    table["column_name_alias"] = list(renamed)
+    system = {name: frozenset({name}) for name in (*_system(), *below.ordinals)}
+    return _Input(table, {new: given[old] for new, old in renamed.items()} | system, below.ordinals, below.many)
+
+
+def _renamed(columns: Sequence[str], level: Level) -> dict[str, str]:
+    """new name -> old name, for ``AS t(x, y)``."""
+    return dict(zip((*level.names, *columns[len(level.names) :]), columns, strict=True))
+
+
+def _system() -> tuple[str, str, str]:
+    return ("_partition", "_offset", "_timestamp")
+
+
+def _subquery(node: Node, alias: str) -> Node:
+    table = parse(f"SELECT * FROM (SELECT 1) AS {quoted(alias)}")["from_table"]
+    assert isinstance(table, dict)
+    table["subquery"]["node"] = node
+    return table
+
+
+def _items(level: Level, scope: Scope, relation: _Input, binder: Binder) -> tuple[list[_Item], Node | None]:
+    """The SELECT list and the WHERE, stars and aliases expanded."""
+    written = [item for entry in level.node["select_list"] for item in _star(entry, scope)]
+    aliases: dict[str, Node] = {}
+    items = []
+    for entry in written:
+        expression = entry if entry["class"] == "STAR" else expand(entry, scope, aliases)
+        names = _names(entry, expression, relation, binder)
+        sources = _sources(expression, scope, relation)
+        if len(names) == 1 and expression["class"] != "STAR":
+            aliases.setdefault(names[0].lower(), expression)
+            expression = {**expression, "alias": names[0]}
+        items.append(_Item(expression, names, sources))
+    _check_names([name for item in items for name in item.names], level, scope)
+    where = level.node["where_clause"]
+    return items, expand(where, scope, aliases) if where is not None else None
+
+
+def _star(entry: Node, scope: Scope) -> list[Node]:
+    """``*`` as its columns: those of the input that do not begin with ``_``. ``s.*`` of a struct column stays."""
+    if entry["class"] != "STAR":
+        return [entry]
+    if entry["relation_name"] and entry["relation_name"].lower() != scope.alias.lower():
+        return [entry]
+    excluded = {name.lower() for name in entry["exclude_list"]} | {item["column"].lower() for item in entry["qualified_exclude_list"]}
+    replaced = {item["key"].lower(): item["value"] for item in entry["replace_list"]}
+    renamed = {item["key"]["column"].lower(): item["value"] for item in entry["rename_list"]}
+    items = []
+    for name in scope.columns:
+        if name.startswith("_") or name.lower() in excluded:
+            continue
+        expression = replaced.get(name.lower(), column(name, table=scope.alias))
+        items.append({**expression, "alias": renamed.get(name.lower(), name)})
+    return items
+
+
+def _names(entry: Node, expression: Node, relation: _Input, binder: Binder) -> list[str]:
+    """The names of the columns that an item gives, by DuckDB: of the item as written, unless its aliases had to be put in."""
+    if entry["alias"] and not any(node.get("function_name") == "unnest" for node in walk(entry)):
+        return [entry["alias"]]
+    if entry["class"] == "COLUMN_REF":
+        return [entry["alias"] or entry["column_names"][-1]]
+    return [bound.name for bound in _bind([expression], relation, binder)]
+
+
+def _bind(expressions: list[Node], relation: _Input, binder: Binder) -> list[Bound]:
+    node = parse("SELECT 1 FROM x")
+    node["select_list"], node["from_table"] = expressions, relation.table
+    return binder.columns(text(node))
+
+
+def _sources(expression: Node, scope: Scope, relation: _Input) -> frozenset[str]:
+    if expression["class"] == "STAR":
+        name = scope.column(expression["relation_name"])
+        return relation.columns[name] if name else frozenset()
+    found = (scope.resolve(node["column_names"]) for node in references(expression))
+    return frozenset().union(*(relation.columns[name] for name, _ in filter(None, found)))
+
+
+def _check_names(names: list[str], level: Level, scope: Scope) -> None:
+    line = next((line_at(scope.sql, node["query_location"]) for node in walk(level.node) if "query_location" in node), 1)
+    seen: set[str] = set()
+    for name in names:
+        if name.startswith("_"):
+            raise SqlRefused(Problem(line, f"the column {name} begins with _: those names are kappa's own", f"{name} AS {name.strip('_') or 'name'}"))
+        if name.lower() in seen:
+            raise SqlRefused(Problem(line, f"two columns are called {name} (case does not count)", f"another name for one of them: ... AS {name}_2"))
+        seen.add(name.lower())
+
+
+def _unnested(items: Sequence[_Item], relation: _Input, binder: Binder, scope: Scope) -> list[Node]:
+    """The lists that the items unnest: each of them multiplies rows, together they are zipped. Unnest of a struct does not."""
+    lists = []
+    for item in items:
+        for node in walk(item.expression):
+            if node.get("class") != "FUNCTION" or node["function_name"] != "unnest":
+                continue
+            (argument, *options) = node["children"]
+            line = line_at(scope.sql, node["query_location"])
+            if options:
+                raise SqlRefused(Problem(line, "unnest with options may multiply rows at several depths", "one unnest, and a SELECT around it with the next"))
+            kind = _bind([argument], relation, binder)[0].type.id
+            if kind in ("list", "array"):
+                lists.append({**argument, "alias": ""})
+            elif kind != "struct":
+                raise SqlRefused(Problem(line, f"unnest needs a list, not {kind}", "unnest of a list, such as unnest(string_split(tags, ','))"))
+    return lists
+
+
+def _passes(where: Node | None, lists: Sequence[Node]) -> str | None:
+    """SQL that is true for a row of the input that gives rows; None when every row does."""
+    length = _length(lists)
+    if where is None:
+        return f"{length} > 0" if length else None
+    condition = expression_text(where)
+    return f"CASE WHEN {condition} THEN {length} > 0 ELSE false END" if length else condition
+
+
+def _length(lists: Sequence[Node]) -> str:
+    lengths = [f"coalesce(len({expression_text(node)}), 0)" for node in lists]
+    return f"greatest({', '.join(lengths)})" if len(lengths) > 1 else "".join(lengths)
+
+
+def _filter(relation: _Input, passes: str) -> str:
+    node = parse("SELECT * FROM x")
+    node["from_table"] = relation.table
+    source = text(node).removeprefix("SELECT * ")
+    if relation.many:
+        return f"SELECT _offset {source} GROUP BY _offset HAVING NOT bool_or(coalesce({passes}, false))"
+    return f"SELECT _offset {source} WHERE ({passes}) IS NOT TRUE"
+
+
+def _ordinal(lists: Sequence[Node], name: str | None) -> Node | None:
+    if name is None:
+        return None
+    node = parse(f"SELECT unnest(range({_length(lists)})) AS {name}")["select_list"][0]
+    assert isinstance(node, dict)
+    return node
+
+
+def _node(items: Sequence[_Item], where: Node | None, relation: _Input, ordinal: Node | None) -> Node:
+    node = parse("SELECT 1 FROM x")
+    node["from_table"], node["where_clause"] = relation.table, where
+    node["select_list"] = [item.expression for item in items] + [column(name) for name in (*_system(), *relation.ordinals)]
+    if ordinal is not None:
+        node["select_list"].append(ordinal)
+    return node
+
+
+def _picks(items: Sequence[_Item]) -> dict[str, str]:
+    """Columns that are the upstream's, only perhaps under another name (a third part of a reference is a field of a struct)."""
+    return {
+        item.names[0]: next(iter(item.sources))
+        for item in items
+        if item.expression["class"] == "COLUMN_REF" and len(item.expression["column_names"]) == 2
+    }
+
+
+def _computed(items: Sequence[_Item], picks: Mapping[str, str], relation: _Input) -> str | None:
+    rest = [item.expression for item in items if item.names[0] not in picks]
+    if not rest:
+        return None
+    node = parse("SELECT 1 FROM x")
+    node["from_table"], node["select_list"] = relation.table, [*rest, column("_offset")]
+    return text(node)
+
