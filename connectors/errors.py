@@ -21,7 +21,7 @@ class LogLost(LogError):
             f"records of topic {position.topic} are lost",
             cause=f"the tables have read up to {position}, but partition {position.partition} now begins at offset {first_held}: "
             f"offsets {position.offset} to {first_held - 1} were removed (retention or deleted records)",
-            next_step="restore the topic, or accept the gap by building new generations: kappa run --rebuild TABLE",
+            next_step="restore the topic, or accept the gap by building new generations: kappa run --rebuild --accept-lost TABLE",
         )
         self.position = position
         self.first_held = first_held
@@ -34,7 +34,7 @@ class LogCut(LogError):
         super().__init__(
             f"topic {position.topic} ends before what the tables have read",
             cause=f"the tables have read up to {position}, but partition {position.partition} ends at offset {end}",
-            next_step="restore the topic, or build new generations from the topic as it is: kappa run --rebuild TABLE",
+            next_step="restore the topic, or build new generations from the topic as it is: kappa run --rebuild --accept-lost TABLE",
         )
         self.position = position
         self.end = end
@@ -50,17 +50,29 @@ class TopicReplaced(LogError):
         super().__init__(
             f"topic {topic} is not the one that the tables were built from",
             cause=f"{what} was {was} and is now {is_now}: its offsets mean other records",
-            next_step="name the old cluster or restore the topic; or build new generations from the new one: kappa run --rebuild TABLE",
+            next_step="name the old cluster or restore the topic; or build from the new one: kappa run --rebuild --accept-lost TABLE",
         )
         self.topic = topic
         self.known = known
         self.now = now
 
 
+class TopicGone(LogError):
+    """The topic was deleted while the tables stand on it."""
+
+    def __init__(self, topic: str, known: LogIdentity) -> None:
+        super().__init__(
+            f"topic {topic} is gone",
+            cause=f"it was deleted; its id was {known.topics.get(topic)}",
+            next_step="restore it; or make it again, load its files, and build new generations: kappa run --rebuild --accept-lost TABLE",
+        )
+        self.topic = topic
+
+
 class PartitionsChanged(LogError):
     """A partition was added or removed."""
 
-    def __init__(self, topic: str, known: set[int], now: set[int], positions: list[Position]) -> None:
+    def __init__(self, topic: str, known: frozenset[int], now: frozenset[int], positions: list[Position]) -> None:
         added, removed = sorted(now - known), sorted(known - now)
         what = " and ".join(text for text in (f"added {added}" if added else "", f"removed {removed}" if removed else "") if text)
         super().__init__(

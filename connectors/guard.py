@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from confluent_kafka import KafkaException
-
-from connectors.errors import KafkaFailed, PartitionsChanged, TopicReplaced
-from connectors.topics import describe
+from connectors.errors import KafkaFailed, PartitionsChanged, TopicGone, TopicReplaced
+from connectors.topics import ANSWER_TIMEOUT_S, Admin, KafkaUnreachable, TopicMissing
 from flows.control import RunControl
 from flows.ledger import LogIdentity
 
@@ -24,45 +22,50 @@ class LogGuard:
     only when something was emitted since the last answer. While Kafka is away, ``verify`` waits (the run goes on when it is back).
     """
 
-    def __init__(self, config: Mapping[str, str], topic: str, log: LogIdentity, partitions: set[int], control: RunControl) -> None:
-        self._config = config
+    def __init__(self, config: Mapping[str, str], topic: str, control: RunControl) -> None:
+        """Take the log as it is now for the right one. Raises TopicMissing, TopicRefused, KafkaUnreachable."""
+        self._admin = Admin(config)
         self._topic = topic
-        self._log = log
-        self._partitions = partitions
         self._control = control
         self._lock = threading.Lock()
         self._consumed = 0
         self._verified = -1
+        self.identity, self.partitions = self._ask()
 
     def consumed(self) -> None:
         """Something was emitted: an older answer no longer counts."""
         self._consumed += 1
 
     def verify(self) -> None:
-        """Raises TopicReplaced, PartitionsChanged, or KafkaFailed after PATIENCE_S without an answer."""
+        """Raises TopicReplaced, TopicGone, PartitionsChanged, or KafkaFailed after PATIENCE_S without an answer."""
         with self._lock:
             asked = self._consumed
             if self._verified == asked:
                 return
-            self._compare()
+            identity, partitions = self._ask_patiently()
+            if identity != self.identity:
+                raise TopicReplaced(self._topic, self.identity, identity)
+            if partitions != self.partitions:
+                raise PartitionsChanged(self._topic, self.partitions, partitions, [])
             self._verified = asked
 
-    def _compare(self) -> None:
-        identity, partitions = self._patiently(lambda: describe(self._config, self._topic))
-        if identity.cluster != self._log.cluster or identity.topics[self._topic] != self._log.topics[self._topic]:
-            raise TopicReplaced(self._topic, self._log, identity)
-        if partitions != self._partitions:
-            raise PartitionsChanged(self._topic, self._partitions, partitions, [])
+    def _ask(self) -> tuple[LogIdentity, frozenset[int]]:
+        topic = self._admin.describe([self._topic])[self._topic]
+        cluster = self._admin.ask(lambda client: client.describe_cluster(request_timeout=ANSWER_TIMEOUT_S), self._topic)
+        identity = LogIdentity(str(cluster.cluster_id), {self._topic: str(topic.topic_id)})
+        return identity, frozenset(partition.id for partition in topic.partitions)
 
-    def _patiently(self, ask: Callable[[], tuple[LogIdentity, set[int]]]) -> tuple[LogIdentity, set[int]]:
+    def _ask_patiently(self) -> tuple[LogIdentity, frozenset[int]]:
         give_up_at = time.monotonic() + PATIENCE_S
         said = False
         while True:
             try:
-                return ask()
-            except (KafkaException, KafkaFailed) as error:
-                if time.monotonic() >= give_up_at or self._control.stopping:
-                    raise KafkaFailed(f"Kafka does not answer about topic {self._topic}", str(error)) from error
+                return self._ask()
+            except TopicMissing as error:
+                raise TopicGone(self._topic, self.identity) from error
+            except KafkaUnreachable as error:
+                if time.monotonic() >= give_up_at or self._control.fatal is not None:
+                    raise KafkaFailed(f"Kafka does not answer about topic {self._topic}", error.cause) from error
                 if not said:
                     self._control.notify(f"{self._topic}: Kafka does not answer; waiting before the commit")
                     said = True

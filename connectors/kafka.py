@@ -9,13 +9,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.errors import KafkaFailed, LogCut, LogLost
+from connectors.guard import LogGuard
 from connectors.records import Run, runs
 from flows.batch import Batch, Position
 from flows.control import RunControl
@@ -24,6 +25,7 @@ from flows.errors import KappaError
 CONSUME_WAIT_S = 0.1
 QUEUE_BATCHES = 2
 TELL_AGAIN_S = 30.0
+IDLE_CHECK_S = 5.0
 _FATAL = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
@@ -60,8 +62,8 @@ class KafkaSource(DynamicSource[Batch]):
     """Reads one topic from ``starts`` (partition -> offset), committed records only, up to ``ends`` or for ever.
 
     Gives Batches whose ranges join without gap or overlap for each partition. Partitions are shared out over the workers by number.
-    A batch with ``mark`` asks the tables to commit. Errors are data: they go to ``control`` and the source ends. ``consumed`` is called
-    whenever batches are emitted.
+    A batch with ``mark`` asks the tables to commit. Errors are data: they go to ``control`` and the source ends. ``guard`` hears of
+    every emission, and is asked when nothing comes for a while.
     """
 
     def __init__(
@@ -72,9 +74,9 @@ class KafkaSource(DynamicSource[Batch]):
         ends: Mapping[int, int] | None,
         limits: Limits,
         control: RunControl,
-        consumed: Callable[[], None] = lambda: None,
+        guard: LogGuard | None = None,
     ) -> None:
-        self.consumed = consumed
+        self.guard = guard
         self.config = config
         self.topic = topic
         self.starts = dict(starts)
@@ -102,6 +104,7 @@ class Lane(StatelessSourcePartition[Batch]):
         self._marked_at = time.monotonic()
         self._moved = False
         self._heard_at = float("-inf")
+        self._heard_from_log_at = time.monotonic()
         self._queue: queue.Queue[list[Batch] | None] = queue.Queue(QUEUE_BATCHES)
         self._finished = not starts
         self._closing = threading.Event()
@@ -144,7 +147,8 @@ class Lane(StatelessSourcePartition[Batch]):
             progress.records += batch.records.num_rows
             progress.nbytes += batch.records.nbytes
         self._moved = True
-        self._source.consumed()
+        if self._source.guard is not None:
+            self._source.guard.consumed()
         if self._due():
             batches[-1] = self._mark(batches[-1])
         return batches
@@ -194,7 +198,9 @@ class Lane(StatelessSourcePartition[Batch]):
         while open_partitions and not self._ended:
             messages = consumer.consume(wanted, CONSUME_WAIT_S)
             if not messages:
+                self._ask_when_idle()
                 continue
+            self._heard_from_log_at = time.monotonic()
             batches, nbytes = self._batches(consumer, messages, positions, open_partitions)
             closed = {p for p in open_partitions if ends is not None and positions[p] >= ends[p]}
             if closed:
@@ -252,6 +258,14 @@ class Lane(StatelessSourcePartition[Batch]):
         if time.monotonic() - self._heard_at > TELL_AGAIN_S:
             self._control.notify(f"{self._source.topic}: {error.str()}; waiting for Kafka")
         self._heard_at = time.monotonic()
+
+    def _ask_when_idle(self) -> None:
+        """A deleted topic is silent for minutes: ask whether it is still there. Raises LogError."""
+        guard = self._source.guard
+        if guard is not None and time.monotonic() - self._heard_from_log_at > IDLE_CHECK_S:
+            guard.consumed()
+            guard.verify()
+            self._heard_from_log_at = time.monotonic()
 
     @property
     def _ended(self) -> bool:

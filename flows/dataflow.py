@@ -145,7 +145,7 @@ class Staging:
         if failure is not None:
             return _dead(batch, self._empty, failure)
         try:
-            staged = self._stage.get()(batch)
+            staged = self._stage.get().stage(batch)
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             return _dead(batch, self._empty, _failed(self._control, self._table, batch, error))
         rejected = _offsets(staged.rejects)
@@ -175,7 +175,7 @@ class Conforming:
         if failure is not None:
             return _dead(batch, self._empty, failure)
         try:
-            made = self._conform.get()(upstream.rows, batch)
+            made = self._conform.get().conform(upstream.rows, batch)
             self._count_rejects(made.rejects.num_rows)
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             return _dead(batch, self._empty, _failed(self._control, table, batch, error))

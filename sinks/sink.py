@@ -61,10 +61,10 @@ class TableSink(FixedPartitionedSink[Slice, None]):
     def list_parts(self) -> list[str]:
         return ["owner"]
 
-    def part_fn(self, item_key: str) -> int:  # noqa: ARG002
+    def part_fn(self, item_key: str) -> int:
         return 0
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> TablePartition:  # noqa: ARG002
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> TablePartition:
         """No resume state: the table is the checkpoint."""
         return self._partition
 

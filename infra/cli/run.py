@@ -7,21 +7,31 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from flows.control import RunControl
 from flows.project import load_project
 
+if TYPE_CHECKING:
+    from infra.run.session import Session
+
 SHOW_EVERY_S = 5.0
+Say = Callable[[dict[str, object], str], None]
 
 
 @click.command()
 @click.argument("tables", nargs=-1, metavar="[TABLE|SOURCE]...")
 @click.option("--until-caught-up", is_flag=True, help="Stop when everything that is in the topics now has been committed.")
-@click.option("--rebuild", is_flag=True, help="Build new generations of the tables, and of all that derives from them, beside the live ones; swap; go on.")
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Build new generations of the tables, and of all that derives from them, beside the live ones; swap; go on.",
+)
 @click.option("--accept-lost", is_flag=True, help="With --rebuild: build from what the topic still holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line: progress, and the result at the end.")
 @click.pass_obj
@@ -38,6 +48,7 @@ def run(folder: Path, tables: tuple[str, ...], until_caught_up: bool, rebuild: b
       kappa run core.flight                   one table
       kappa run --rebuild core.flight --until-caught-up
     """
+    from infra.addresses import resolve
     from infra.metadata import Mirror
     from infra.run.session import Request, Session
 
@@ -49,8 +60,6 @@ def run(folder: Path, tables: tuple[str, ...], until_caught_up: bool, rebuild: b
     control = RunControl(lambda line: say({"event": "notice", "text": line}, line))
     _stop_on_signals(control)
     project = load_project(folder)
-    from infra.addresses import resolve
-
     started = time.monotonic()
     with Mirror.of(project, resolve(project), control.notify) as mirror:
         session = Session(project, control, mirror)
@@ -64,7 +73,9 @@ def run(folder: Path, tables: tuple[str, ...], until_caught_up: bool, rebuild: b
             shower.join()
     records = sum(feed.progress.records for feed in session.feeds)
     seconds = time.monotonic() - started
-    failures = [{"table": f.table, "cause": f.cause, "positions": list(f.positions), "next": f.next_step} for f in control.failures.values()]
+    failures = [
+        {"table": f.table, "cause": f.cause, "positions": list(f.positions), "next": f.next_step} for f in control.failures.values()
+    ]
     say({"event": "end", "records": records, "seconds": round(seconds, 3), "failed": failures}, f"{records:,} records in {seconds:.1f} s")
     if control.fatal is not None:
         raise control.fatal
@@ -73,7 +84,7 @@ def run(folder: Path, tables: tuple[str, ...], until_caught_up: bool, rebuild: b
         sys.exit(1)
 
 
-def _sayer(*, as_json: bool):  # noqa: ANN202 - a closure of one line each
+def _sayer(*, as_json: bool) -> Say:
     lock = threading.Lock()
 
     def say(values: dict[str, object], line: str) -> None:
@@ -86,7 +97,7 @@ def _sayer(*, as_json: bool):  # noqa: ANN202 - a closure of one line each
     return say
 
 
-def _show(session, ended: threading.Event, say) -> None:  # noqa: ANN001
+def _show(session: Session, ended: threading.Event, say: Say) -> None:
     """A line a source every few seconds while records flow."""
     seen: dict[str, tuple[int, float]] = {}
     while not ended.wait(SHOW_EVERY_S):
@@ -97,12 +108,18 @@ def _show(session, ended: threading.Event, say) -> None:  # noqa: ANN001
             rate = max(0, progress.records - before) / (now - at)
             lag = sum(max(0, end - progress.positions.get(p, 0)) for p, end in feed.extent.stable.items())
             if rate:
-                values = {"event": "progress", "source": feed.source.name, "records": progress.records, "records_per_s": round(rate), "lag": lag}
+                values = {
+                    "event": "progress",
+                    "source": feed.source.name,
+                    "records": progress.records,
+                    "records_per_s": round(rate),
+                    "lag": lag,
+                }
                 say(values, f"{feed.source.name}: {progress.records:,} records, {rate:,.0f}/s, {lag:,} to go when the run began")
 
 
 def _stop_on_signals(control: RunControl) -> None:
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def stop(number: int, frame: FrameType | None) -> None:
         if control.stopping:
             sys.stderr.write("killed before the last commit; the next run goes on where the tables stand\n")
             sys.stderr.flush()

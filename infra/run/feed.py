@@ -12,9 +12,9 @@ from bytewax._bytewax import cluster_main
 from bytewax.dataflow import Dataflow
 
 from connectors.errors import PartitionsChanged
+from connectors.extent import Extent
 from connectors.guard import LogGuard
 from connectors.kafka import KafkaSource, Progress, check_position
-from connectors.topics import Extent
 from flows.batch import Position
 from flows.contract import Source
 from flows.control import RunControl
@@ -63,12 +63,12 @@ class Feed:
 
     def check_positions(self) -> None:
         """Raises PartitionsChanged, LogLost or LogCut before anything is read."""
-        topic, now = self.source.topic, set(self.extent.low)
+        topic, now = self.source.topic, frozenset(self.extent.low)
         for fed in self.fed:
             positions = self.positions(fed)
-            if set(positions) != now:
+            if frozenset(positions) != now:
                 held = [Position(topic, p, o) for p, o in sorted(positions.items())]
-                raise PartitionsChanged(topic, set(positions), now, held)
+                raise PartitionsChanged(topic, frozenset(positions), now, held)
             for partition, offset in positions.items():
                 check_position(Position(topic, partition, offset), self.extent.low[partition], self.extent.high[partition])
 
@@ -86,12 +86,12 @@ class Feed:
     def flow(self, tables: list[Fed], until: Mapping[int, int] | None) -> None:
         """Run one dataflow to its end, in this thread."""
         flow = self.dataflow(tables, until)
-        cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.settings.run.workers)
+        cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.settings.run.workers)  # type: ignore[no-untyped-call]
 
     def dataflow(self, tables: list[Fed], until: Mapping[int, int] | None) -> Dataflow:
         """The Bytewax dataflow of ``tables``, from the least of their positions."""
         starts = {p: min(self.positions(fed)[p] for fed in tables) for p in self.extent.low}
-        log = KafkaSource(self.config, self.source.topic, starts, until, self.budget.limits, self.control, self.guard.consumed)
+        log = KafkaSource(self.config, self.source.topic, starts, until, self.budget.limits, self.control, self.guard)
         self.progress = log.progress
         sinks = {fed.target.name: TableSink(fed.target.name, self._parts(fed), self.control) for fed in tables}
         return build(self.source, self.nodes, sinks, log, self.control, self.settings.run.max_rejects)
@@ -129,7 +129,9 @@ def run_all(feeds: list[Feed], work: Callable[[Feed], None], control: RunControl
         except KappaError as error:
             control.abort(error)
         except Exception as error:  # noqa: BLE001 - a thread's error must reach the user
-            control.abort(KappaError(f"the flow of {feed.source.name} broke off", cause=f"{type(error).__name__}: {error}", next_step="kappa run"))
+            control.abort(
+                KappaError(f"the flow of {feed.source.name} broke off", cause=f"{type(error).__name__}: {error}", next_step="kappa run")
+            )
 
     threads = [threading.Thread(target=guarded, args=(feed,), name=f"flow-{feed.source.name}", daemon=True) for feed in feeds]
     for thread in threads:

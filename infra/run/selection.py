@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flows.errors import KappaError, UsageError
 from flows.fingerprint import Definition, difference
+
+from flows.errors import KappaError, UsageError
 from flows.plan import Plan
-from sinks.catalog import Catalog, CatalogState
+from sinks.catalog import Catalog, CatalogState, ordinal
 
 REJECTED = "__rejected"
 
@@ -91,11 +92,11 @@ def rebuilt_targets(tables: Iterable[str], definitions: Mapping[str, Definition]
     for table in tables:
         definition = definitions[table]
         entry = state.tables.get(table)
-        live_ordinal = int(entry.generation.partition("-")[2]) if entry is not None else 0
+        live_ordinal = ordinal(entry.generation) if entry is not None else 0
         unfinished = [
             generation
             for generation in catalog.generations(table)
-            if generation.partition("-")[0] == definition.fingerprint and int(generation.partition("-")[2]) > live_ordinal
+            if generation.partition("-")[0] == definition.fingerprint and ordinal(generation) > live_ordinal
         ]
         generation = unfinished[-1] if unfinished else catalog.new_generation(table, definition.fingerprint, definition.json)
         targets.append(Target(definition, generation, live=False))

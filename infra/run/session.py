@@ -10,14 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from flows.fingerprint import Definition, definitions
+
+from connectors.errors import TopicGone
+from connectors.extent import extent
 from connectors.guard import LogGuard
-from connectors.topics import Extent, describe, ensure_topic, extent, topic_exists
+from connectors.topics import TopicMissing, ensure_topic
 from flows.contract import Source
 from flows.control import RunControl
 from flows.errors import KappaError
-from flows.fingerprint import Definition, definitions
-from flows.ledger import LogIdentity, RunIdentity
-from flows.plan import Plan, analyse, require
+from flows.ledger import RunIdentity
+from flows.plan import analyse, require
 from flows.project import Project
 from infra.addresses import resolve
 from infra.metadata import Mirror
@@ -25,7 +28,8 @@ from infra.run.budget import share
 from infra.run.feed import Fed, Feed, run_all
 from infra.run.selection import Target, descendants, live_targets, rebuilt_targets, select
 from sinks.address import TableAddress
-from sinks.catalog import Catalog, CatalogState, TableEntry
+from sinks.catalog import Catalog, CatalogState, TableEntry, ordinal
+from sinks.history import newest
 from sinks.owner import CommitInfo, Owner
 
 YOUNG_S = 60.0
@@ -59,21 +63,36 @@ class Session:
         self._project = project
         self._control = control
         self._mirror = mirror
-        self._plan: Plan = require(analyse(project))
+        self._plan = analyse(project)
+        require(self._plan)
         self._definitions: dict[str, Definition] = definitions(project, self._plan)
         self._config: Mapping[str, str] = resolve(project).kafka
         self._catalog = Catalog(project.storage)
         self._catalog.create(project.settings.name)
-        self._run = RunIdentity(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"))
+        self._run = RunIdentity(
+            socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        )
         self.feeds: list[Feed] = []
 
     def run(self, request: Request) -> None:
-        """Run until stopped, or until caught up. Raises KappaError for what is wrong before anything is read; later errors are in ``control``."""
+        """Run until stopped, or until caught up. Errors go to ``control``."""
+        self._mirror.run_started(self._run)
+        try:
+            self._do(request)
+        except KappaError as error:
+            self._control.abort(error)
+        finally:
+            fatal, failures = self._control.fatal, self._control.failures
+            status = "stopped" if fatal is not None else "failed" if failures else "ended"
+            self._mirror.run_ended(
+                self._run, status, str(fatal) if fatal is not None else "; ".join(f.cause for f in failures.values()) or None
+            )
+
+    def _do(self, request: Request) -> None:
         tables = select(request.names, self._plan, self._definitions)
         with ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
             if request.rebuild:
-                tables = descendants(tables, self._definitions)
-                self._rebuild(tables, pool, accept_lost=request.accept_lost)
+                self._rebuild(descendants(tables, self._definitions), pool, accept_lost=request.accept_lost)
             else:
                 self._open(live_targets(tables, self._definitions, self._catalog), pool)
                 self._publish([fed.target for feed in self.feeds for fed in feed.fed if not fed.target.live], "run")
@@ -90,13 +109,12 @@ class Session:
         budget = share(self._project.settings.run, len(by_source), most_tables)
         for name, mine in by_source.items():
             source = self._project.sources[name]
-            identity, held = self._log(source, mine)
-            guard = LogGuard(self._config, source.topic, identity, set(held.low), self._control)
+            guard = self._guard(source, mine)
             feed = Feed(
                 source=source,
                 nodes=[node for node in self._plan.nodes.values() if node.source == name],
                 config=self._config,
-                extent=held,
+                extent=extent(self._config, source.topic, guard.partitions),
                 guard=guard,
                 control=self._control,
                 settings=self._project.settings,
@@ -105,27 +123,47 @@ class Session:
                 still_live=self._still_live,
                 committed=self._committed,
             )
-            feed.fed = [Fed(target, self._claim(target, identity, guard)) for target in mine]
+            feed.fed = [Fed(target, self._claim(target, guard)) for target in mine]
             feed.check_positions()
             self.feeds.append(feed)
 
-    def _log(self, source: Source, targets: list[Target]) -> tuple[LogIdentity, Extent]:
-        """The topic's identity and extent. A topic that is missing is made, unless a table has read from it already."""
-        fresh = not any(target.live for target in targets)
-        if fresh and not topic_exists(self._config, source.topic):
-            ensure_topic(self._config, source)
-            self._control.notify(f"{source.name}: topic {source.topic} did not exist and was made")
-        identity, _ = describe(self._config, source.topic)
-        return identity, extent(self._config, source.topic)
+    def _guard(self, source: Source, targets: list[Target]) -> LogGuard:
+        """The log as it is now. A topic that is missing is made, unless a table has read from it already."""
+        try:
+            return LogGuard(self._config, source.topic, self._control)
+        except TopicMissing:
+            for target in targets:
+                last = newest(TableAddress(self._project.storage, target.name, target.generation))
+                if last is not None and last.record is not None and last.record.totals:
+                    raise TopicGone(source.topic, last.record.log) from None
+        ensure_topic(self._config, source)
+        self._control.notify(f"{source.name}: topic {source.topic} did not exist and was made")
+        return LogGuard(self._config, source.topic, self._control)
 
-    def _claim(self, target: Target, identity: LogIdentity, guard: LogGuard) -> Owner:
+    def _claim(self, target: Target, guard: LogGuard) -> Owner:
         definition = target.definition
         address = TableAddress(self._project.storage, target.name, target.generation)
-        owner = Owner.claim(address, definition.schema, definition.partition_by, self._run, identity, guard.verify)
-        previous = owner.previous
-        if previous is not None and previous.age_s < YOUNG_S and previous.run != self._run:
-            self._control.notify(f"{target.name}: {previous.run} committed {previous.age_s:.0f} s ago; this run takes over and that one stops")
-        return owner
+        self._warn_when_young(address)
+        maintenance = self._project.settings.maintenance
+        return Owner.claim(
+            address,
+            definition.schema,
+            definition.partition_by,
+            self._run,
+            guard.identity,
+            verify_log=guard.verify,
+            retention_s=maintenance.retention_s,
+            durable=maintenance.durable,
+        )
+
+    def _warn_when_young(self, address: TableAddress) -> None:
+        """Another run may be at work on the table: say that this one takes it over."""
+        last = newest(address)
+        if last is None or last.record is None:
+            return
+        age_s = (datetime.now(UTC) - last.at).total_seconds()
+        if age_s < YOUNG_S:
+            self._control.notify(f"{address.name}: {last.record.run} committed {age_s:.0f} s ago; if it still runs, it stops now")
 
     # --- rebuilding
 
@@ -142,15 +180,17 @@ class Session:
         self._control.notify(f"swapped {len(targets)} tables: {', '.join(target.name for target in targets)}")
 
     def _goal(self, feed: Feed, state: CatalogState, *, accept_lost: bool) -> dict[int, int]:
-        """The greatest positions that the live generations have committed; the log's stable end where none has. Raises RebuildLosesRecords."""
+        """The greatest positions that live generations have committed; without one, the log's stable end. Raises RebuildLosesRecords."""
         goal = dict.fromkeys(feed.extent.low, 0)
         for fed in feed.fed:
             entry = state.tables.get(fed.target.name)
             if entry is None:
                 continue
-            totals = Owner.read_totals(TableAddress(self._project.storage, fed.target.name, entry.generation))
+            last = newest(TableAddress(self._project.storage, fed.target.name, entry.generation))
+            if last is None or last.record is None:
+                continue
             lost = []
-            for (topic, partition), span in totals.items():
+            for (topic, partition), span in last.record.totals.items():
                 if topic == feed.source.topic and partition in goal:
                     goal[partition] = max(goal[partition], min(span.end, feed.extent.high[partition]))
                     if feed.extent.low[partition] > span.start:
@@ -166,21 +206,22 @@ class Session:
         views = {name: view.sql for name, view in self._plan.views.items()}
 
         def change(state: CatalogState) -> CatalogState:
-            entries = {t.name: TableEntry(t.definition.kind, t.generation, f"{t.name.replace('.', '/', 1)}/{t.generation}") for t in targets}
+            entries = {t.name: TableEntry(t.definition.kind, t.generation, TableAddress("", t.name, t.generation).path) for t in targets}
             return state.replace(tables={**state.tables, **entries}, views=views)
 
-        before = self._catalog.read()
-        if targets or before.views != views:
-            after = self._catalog.publish(change, by=f"{by}, {self._run}")
-            self._mirror.catalogue(after)
+        state = self._catalog.publish(change, by=f"{by}, {self._run}")
+        self._mirror.catalogue(state)
 
     def _still_live(self, fed: Fed) -> str | None:
         entry = self._catalog.read().tables.get(fed.target.name)
         if entry is None or entry.generation == fed.target.generation:
             return None
-        if int(entry.generation.partition("-")[2]) < int(fed.target.generation.partition("-")[2]):
+        if ordinal(entry.generation) < ordinal(fed.target.generation):
             return None  # built beside the live one
         return f"generation {fed.target.generation} is live no more: {entry.generation} took its place; this branch ends"
 
     def _committed(self, fed: Fed, info: CommitInfo) -> None:
-        self._mirror.commit(fed.target.name, fed.target.generation, info)
+        target = fed.target
+        self._mirror.commit(
+            target.name, target.generation, info.version, info.record.to_json(), info.files, info.rows, info.nbytes, info.at
+        )
