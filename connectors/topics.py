@@ -1,0 +1,125 @@
+"""Topics: their identity, their partitions, and making the ones that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+
+from flows.contract import Source
+from flows.errors import KappaError
+from flows.ledger import LogIdentity
+
+ANSWER_TIMEOUT_S = 15.0
+_SILENT = (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
+_T = TypeVar("_T")
+
+
+class KafkaUnreachable(KappaError):
+    """No broker answers."""
+
+    def __init__(self, bootstrap_servers: str, cause: str) -> None:
+        super().__init__(f"Kafka at {bootstrap_servers} does not answer", cause=cause, next_step="kappa status (the local one: kappa up)")
+
+
+class TopicMissing(KappaError):
+    """A topic does not exist."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(
+            f"topic {topic} does not exist", cause="nothing has made it yet", next_step="kappa load SOURCE FILE makes a source's topic"
+        )
+        self.topic = topic
+
+
+class TopicRefused(KappaError):
+    """Kafka refuses to make or to describe a topic."""
+
+    def __init__(self, topic: str, cause: str) -> None:
+        super().__init__(
+            f"Kafka refuses topic {topic}",
+            cause=cause,
+            next_step="correct topic_config, partitions or replication_factor of the source, or the ACLs",
+        )
+        self.topic = topic
+
+
+def log_identity(config: Mapping[str, str], topics: Iterable[str]) -> LogIdentity:
+    """The cluster's id and the topics' ids: another topic of the same name has another id. Raises as ``Admin.ask``."""
+    admin = Admin(config)
+    names = list(topics)
+    described = admin.describe(names)
+    cluster = admin.ask(lambda client: client.describe_cluster(request_timeout=ANSWER_TIMEOUT_S), "the cluster")
+    return LogIdentity(str(cluster.cluster_id), {name: str(described[name].topic_id) for name in names})
+
+
+def partitions(config: Mapping[str, str], topic: str) -> list[int]:
+    """The topic's partitions, ascending. Raises TopicMissing, TopicRefused, KafkaUnreachable."""
+    return sorted(partition.id for partition in Admin(config).describe([topic])[topic].partitions)
+
+
+def ensure_topic(config: Mapping[str, str], source: Source) -> bool:
+    """Make the source's topic when it is missing, with the source's settings. Returns whether it was made.
+
+    It keeps everything for ever, and takes events of twice ``max_record_bytes``, unless ``topic_config`` says otherwise: a record
+    is longer as JSON than in a file. Raises TopicRefused, KafkaUnreachable.
+    """
+    ours = {"retention.ms": "-1", "max.message.bytes": str(max(1_048_588, 2 * source.max_record_bytes + 65_536))}
+    return Admin(config).make(source.topic, source.partitions, source.replication_factor, {**ours, **source.topic_config})
+
+
+class Admin:
+    """Kafka's admin client with kappa's errors and one timeout."""
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self._bootstrap = config.get("bootstrap.servers", "")
+        self._problem = ""
+        self._client = AdminClient({"log_level": "2", **config, "error_cb": self._note})  # type: ignore[dict-item]
+
+    def _note(self, error: KafkaError) -> None:
+        self._problem = error.str()
+
+    def ask(self, request: Callable[[AdminClient], Future[_T]], topic: str) -> _T:
+        """One answer. Raises TopicMissing, TopicRefused or KafkaUnreachable; ``topic`` is what is asked about."""
+        try:
+            return request(self._client).result(ANSWER_TIMEOUT_S + 5)
+        except (TimeoutError, KafkaException) as error:
+            problem = error.args[0] if isinstance(error, KafkaException) else None
+            if problem is None or problem.code() in _SILENT:
+                raise KafkaUnreachable(self._bootstrap, self._problem or (problem.str() if problem else "timed out")) from None
+            if problem.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise TopicMissing(topic) from None
+            raise TopicRefused(topic, problem.str()) from error
+
+    def describe(self, topics: list[str]) -> dict[str, Any]:
+        """Topic -> confluent_kafka's TopicDescription. Raises as ``ask``."""
+        if not topics:
+            return {}
+        futures = self._client.describe_topics(TopicCollection(topics), request_timeout=ANSWER_TIMEOUT_S)
+        return {topic: self.ask(lambda _, answer=future: answer, topic) for topic, future in futures.items()}  # type: ignore[misc]
+
+    def make(self, topic: str, partitions: int, replication_factor: int, topic_config: Mapping[str, str]) -> bool:
+        """Make a topic unless it exists. Returns whether this call made it. Raises TopicRefused, KafkaUnreachable."""
+        try:
+            self.describe([topic])
+            return False
+        except TopicMissing:
+            pass
+        wanted = NewTopic(topic, partitions, replication_factor, config=dict(topic_config))
+        try:
+            self.ask(lambda client: client.create_topics([wanted], request_timeout=ANSWER_TIMEOUT_S)[topic], topic)
+        except TopicRefused as refused:
+            error = refused.__cause__
+            if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False  # someone else was quicker
+            raise
+        return True
+
+    def max_message_bytes(self, topic: str) -> int:
+        """The largest batch of records that the topic takes. Raises as ``ask``."""
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        settings = self.ask(lambda client: client.describe_configs([resource], request_timeout=ANSWER_TIMEOUT_S)[resource], topic)
+        return int(settings["max.message.bytes"].value)
