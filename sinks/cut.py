@@ -41,7 +41,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """``versions``: the Delta version to read of every table; ``vectors``: topic -> partition -> next position; ``left_out``: the exceptions."""
+    """``versions``: table -> Delta version to read; ``vectors``: topic -> partition -> next position; ``left_out``: the exceptions."""
 
     versions: Mapping[str, int]
     vectors: Mapping[str, Mapping[int, int]] = field(default_factory=dict)

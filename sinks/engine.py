@@ -1,8 +1,8 @@
 """DuckDB over Delta tables pinned at versions, and over views that are bound when they are used.
 
-A table is ``ATTACH``ed with its version pinned. Measured on 30 files: 6-8 ms an aggregate, as fast as ``read_parquet`` of the file list (6-9 ms),
-where ``delta_scan`` took 17-28 ms because it reads the log again; and a filter reads 3 of the 30 files, by Delta's statistics. The
-extension takes 0.23 s to load, and a table 10-20 ms to attach: so both are done only for the tables that a query names.
+A table is ``ATTACH``ed with its version pinned. Measured on 30 files: 6-8 ms an aggregate, as fast as ``read_parquet`` of the file
+list (6-9 ms), where ``delta_scan`` took 17-28 ms because it reads the log again; and a filter reads 3 of the 30 files, by Delta's
+statistics. The extension takes 0.23 s to load, and a table 10-20 ms to attach: so both are done only for the tables that a query names.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def delta_extension() -> str:
     return str(folder / "delta.duckdb_extension")
 
 
-def message(error: duckdb.Error) -> str:
+def message(error: Exception) -> str:
     """DuckDB's words without the backtrace that its extensions add."""
     return _BACKTRACE.sub("", str(error))
 

@@ -38,7 +38,9 @@ def check_statement(query: str) -> None:
         case [duckdb.StatementType.EXPLAIN]:
             check_statement(_explained(query))
         case [kind]:
-            raise StatementRefused(f"{kind.name} is not a query", cause="a warehouse is read only here", next_step=f"write one of {READING}")
+            raise StatementRefused(
+                f"{kind.name} is not a query", cause="a warehouse is read only here", next_step=f"write one of {READING}"
+            )
         case _:
             raise StatementRefused(
                 f"{len(statements)} statements at once",

@@ -18,7 +18,13 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     def write(name: str, *versions: list[int]) -> str:
         path = str(tmp_path / name)
         for numbers in versions:
-            table = pa.table({"n": pa.array(numbers, pa.int64()), "_partition": pa.array([0] * len(numbers), pa.int32()), "_offset": pa.array(numbers, pa.int64())})
+            table = pa.table(
+                {
+                    "n": pa.array(numbers, pa.int64()),
+                    "_partition": pa.array([0] * len(numbers), pa.int32()),
+                    "_offset": pa.array(numbers, pa.int64()),
+                }
+            )
             write_deltalake(path, table, mode="append", partition_by=["_partition"] if name == "raw" else None)
         return path
 

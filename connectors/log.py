@@ -1,0 +1,113 @@
+"""Reading a range of the log again, for proof. It shares no code with the source of a run, so that neither hides the other's mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from connectors.errors import KafkaFailed
+from flows.batch import HEADERS, RECORDS
+
+ANSWER_TIMEOUT_S = 10.0
+SILENCE_TIMEOUT_S = 60.0
+_WAIT_S = 0.2
+
+
+def committed_records(
+    config: Mapping[str, str], topic: str, partition: int, start: int, end: int, chunk_records: int = 20_000
+) -> Iterator[pa.RecordBatch]:
+    """The committed records with offsets in ``[start, end)``, in order, as batches of RECORDS with up to ``chunk_records`` rows.
+
+    Records of aborted and open transactions are not committed. Raises KafkaFailed when Kafka refuses, falls silent, or holds less.
+    """
+    if start >= end:
+        return
+    consumer = Consumer(
+        {
+            "queued.max.messages.kbytes": 32_768,
+            "fetch.queue.backoff.ms": 10,
+            "log_level": 2,
+            **config,
+            "group.id": "kappa-audit",  # required by librdkafka; no group is joined, no offset committed
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        consumer.assign([TopicPartition(topic, partition, start)])
+        yield from _until(consumer, f"{topic}/{partition}", start, end, chunk_records)
+    except KafkaException as error:
+        raise KafkaFailed(f"reading {topic}/{partition} failed", str(error.args[0])) from error
+    finally:
+        consumer.close()
+
+
+def _until(consumer: Consumer, name: str, start: int, end: int, chunk_records: int) -> Iterator[pa.RecordBatch]:
+    silent_s = 0.0
+    position = start
+    while position < end:
+        messages = consumer.consume(min(chunk_records, end - position), _WAIT_S)
+        silent_s = 0.0 if messages else silent_s + _WAIT_S
+        if silent_s > SILENCE_TIMEOUT_S:
+            raise KafkaFailed(f"reading {name} failed", f"nothing came after offset {position} for {SILENCE_TIMEOUT_S:.0f} s")
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                position = int(message.offset()) + 1
+                if position <= end:
+                    records.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                position = max(position, int(message.offset()))
+                if position < end:
+                    raise KafkaFailed(f"reading {name} failed", f"it ends at offset {position}, before {end}")
+            else:
+                raise KafkaFailed(f"reading {name} failed", error.str())
+        if records:
+            yield _batch(records)
+
+
+def _batch(messages: list[Message]) -> pa.RecordBatch:
+    rows = [
+        (
+            message.offset(),
+            message.timestamp()[1] * 1000 if message.timestamp()[1] >= 0 else None,
+            message.key(),
+            message.value(),
+            message.headers() or None,
+        )
+        for message in messages
+    ]
+    offsets, timestamps, keys, values, headers = zip(*rows, strict=True)
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(offsets, pa.int64()),
+            pa.array(timestamps, pa.int64()).cast(RECORDS.field("_timestamp").type),
+            pa.array(keys, pa.binary()),
+            pa.array(values, pa.binary()),
+            pa.array([None if pairs is None else [{"name": n, "value": v} for n, v in pairs] for pairs in headers], HEADERS),
+        ],
+        schema=RECORDS,
+    )
+
+
+def extents(config: Mapping[str, str], topic: str, partitions: list[int]) -> dict[int, tuple[int, int]]:
+    """Partition -> (log start offset, last stable offset): the committed range now. Raises KafkaFailed."""
+    admin = AdminClient({**config, "log_level": 2})
+    asked = [TopicPartition(topic, partition) for partition in partitions]
+    try:
+        ends = []
+        for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+            futures = admin.list_offsets(
+                dict.fromkeys(asked, spec), isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_TIMEOUT_S
+            )
+            ends.append({place.partition: future.result(ANSWER_TIMEOUT_S).offset for place, future in futures.items()})
+    except (KafkaException, TimeoutError) as error:
+        raise KafkaFailed(f"Kafka does not tell the offsets of topic {topic}", str(error)) from error
+    first, last = ends
+    return {partition: (first[partition], last[partition]) for partition in partitions}

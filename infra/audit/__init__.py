@@ -1,0 +1,1 @@
+"""The proof that every table holds what its topic says (DESIGN invariant I3)."""

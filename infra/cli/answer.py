@@ -1,0 +1,81 @@
+"""A query's answer as a table for people, or as JSON, CSV, Arrow or Parquet for programs. All but the table stream."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from typing import BinaryIO
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from sinks import Result
+
+FORMATS = ("table", "json", "csv", "arrow", "parquet")
+_ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
+
+
+def write_answer(answer: Result, form: str, out: BinaryIO, rows: int) -> None:
+    """Write ``answer`` in one of FORMATS; ``rows``: how many a table shows. Raises QueryFailed when the query fails on the way."""
+    match form:
+        case "table":
+            out.write(as_table(answer, rows).encode())
+        case "json":
+            for text in _json(answer):
+                out.write(text)
+        case "csv":
+            _csv(answer, out)
+        case "arrow":
+            with pa.ipc.new_stream(out, answer.schema) as writer:
+                for batch in answer:
+                    writer.write_batch(batch)
+        case "parquet":
+            with pyarrow.parquet.ParquetWriter(out, answer.schema, compression="zstd") as writer:
+                for batch in answer:
+                    writer.write_batch(batch)
+
+
+def as_table(answer: Result, rows: int) -> str:
+    """DuckDB's own box, sized to the terminal; everything when the output is not a terminal. A plan is shown as it is."""
+    if answer.columns == ["explain_key", "explain_value"]:
+        return "\n".join(str(row["explain_value"]) for row in answer.arrow().to_pylist())
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100_000
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        answer.show(width, rows)
+    return shown.getvalue()
+
+
+def _json(answer: Result) -> Iterator[bytes]:
+    """An array of objects, one a line."""
+    names = _distinct(answer.columns)
+    start = b"[\n"
+    for batch in answer:
+        columns = [column.to_pylist() for column in batch.columns]
+        for row in zip(*columns, strict=True):
+            yield start + _ENCODER.encode(dict(zip(names, row, strict=True)))
+            start = b",\n"
+    yield b"[]\n" if start == b"[\n" else b"\n]\n"
+
+
+def _csv(answer: Result, out: BinaryIO) -> None:
+    """Texts, times and nested values are quoted, in DuckDB's text form; NULL is empty, an empty text is ``""``."""
+    flat = answer.flat()
+    with pyarrow.csv.CSVWriter(out, flat.schema) as writer:
+        for batch in flat:
+            writer.write_batch(batch)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """A JSON object cannot repeat a name: ``n``, ``n_1``, ``n_2``."""
+    distinct: list[str] = []
+    for name in names:
+        candidates = (name if n == 0 else f"{name}_{n}" for n in itertools.count())
+        distinct.append(next(candidate for candidate in candidates if candidate not in distinct))
+    return distinct

@@ -1,0 +1,93 @@
+"""Reading a warehouse from Python: ``from sinks import Warehouse``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from flows.errors import UsageError
+from flows.project import load_project
+from sinks.engine import Engine, Pinned
+from sinks.result import Result
+from sinks.snapshot import Snapshot, take_snapshot
+from sinks.statement import check_statement
+
+_HIDING = ("core", "analytics")
+REJECTED = "__rejected"
+
+
+class Warehouse:
+    """All tables and views of a storage root, as they were at one cut: every query of one Warehouse sees the same rows.
+
+    ``refresh`` takes a newer cut. Versions are kept for the setting ``maintenance.retention_s``, so do not hold one for longer.
+
+    >>> with Warehouse.open("examples/flights") as warehouse:
+    ...     frame = warehouse.sql("SELECT carrier, count(*) AS n FROM core.flight GROUP BY ALL").polars()
+    """
+
+    def __init__(self, root: str, memory_limit: int | None = None) -> None:
+        self.root = root
+        self._memory_limit = memory_limit
+        self._start()
+
+    @classmethod
+    def open(cls, path: str | Path, memory_limit: int | None = None) -> Warehouse:
+        """``path``: a warehouse folder (with warehouse.toml) or a storage root (with _kappa); ``memory_limit``: bytes for DuckDB.
+
+        Raises UsageError when it is neither, and what reading the settings or the catalogue raises.
+        """
+        folder = Path(path)
+        if (folder / "warehouse.toml").exists():
+            return cls(load_project(folder).storage, memory_limit)
+        if (folder / "_kappa").is_dir():
+            return cls(str(folder.resolve()), memory_limit)
+        raise UsageError(
+            f"no warehouse in {path}",
+            cause="it has neither warehouse.toml (a warehouse folder) nor _kappa (a storage root)",
+            next_step="name the folder with -C DIR, or make one: kappa init DIR",
+        )
+
+    def sql(self, query: str) -> Result:
+        """One reading statement. Raises StatementRefused, SqlInvalid, TableUnknown, ViewInvalid or QueryFailed."""
+        check_statement(query)
+        return Result(self._engine.relation(query))
+
+    def tables(self) -> list[str]:
+        """The names of all tables and views, ``layer.name``, sorted."""
+        return sorted([*self.snapshot.tables, *self.snapshot.views])
+
+    @property
+    def warnings(self) -> list[str]:
+        """Which tables are not at the cut of their source, and why."""
+        return [str(left) for left in self.snapshot.cut.left_out]
+
+    def refresh(self) -> None:
+        """Take a newer cut. Answers that were not read yet are void."""
+        self.close()
+        self._start()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def __enter__(self) -> Warehouse:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        self.snapshot = take_snapshot(self.root)
+        self._engine = Engine(pinned(self.snapshot), self.snapshot.views, self._memory_limit)
+
+
+def pinned(snapshot: Snapshot) -> list[Pinned]:
+    """The tables at the snapshot's cut; core and analytics hide system columns, except in tables of rejects."""
+    return [
+        Pinned(
+            name,
+            snapshot.address(name).uri,
+            snapshot.cut.versions[name],
+            hidden=name.startswith(_HIDING) and not name.endswith(REJECTED),
+        )
+        for name in snapshot.tables
+    ]
