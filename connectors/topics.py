@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from flows.contract import Source
 from flows.errors import KappaError
@@ -77,7 +78,7 @@ class Admin:
     def __init__(self, config: Mapping[str, str]) -> None:
         self._bootstrap = config.get("bootstrap.servers", "")
         self._problem = ""
-        self._client = AdminClient({"log_level": "2", **config, "error_cb": self._note})  # type: ignore[dict-item]
+        self._client = AdminClient({"log_level": "2", **config, "error_cb": self._note})
 
     def _note(self, error: KafkaError) -> None:
         self._problem = error.str()
@@ -116,7 +117,20 @@ class Admin:
             if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False  # someone else was quicker
             raise
+        self._await(topic)
         return True
+
+    def _await(self, topic: str) -> None:
+        """A topic is known to the controller before every broker answers for it."""
+        give_up_at = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            try:
+                self.describe([topic])
+                return
+            except TopicMissing:
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(0.05)
 
     def max_message_bytes(self, topic: str) -> int:
         """The largest batch of records that the topic takes. Raises as ``ask``."""
