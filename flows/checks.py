@@ -63,7 +63,13 @@ def _column_problems(source: Source) -> Iterator[_Located]:
     for name, column in source.columns.items():
         where = ("columns", name)
         if name.startswith("_"):
-            yield where, (f"the column {name} begins with _: those names are kappa's own", "a name without it; fields without a column are kept in _extra")
+            yield (
+                where,
+                (
+                    f"the column {name} begins with _: those names are kappa's own",
+                    "a name without it; fields without a column are kept in _extra",
+                ),
+            )
         elif not COLUMN_NAME.match(name):
             yield where, (f"the column {name!r} has a name that Delta tables cannot hold", "letters, digits and _, beginning with a letter")
         if name.lower() in seen:
@@ -78,9 +84,9 @@ def _column_problems(source: Source) -> Iterator[_Located]:
 
 
 _TYPES = (
-    "boolean tinyint smallint integer bigint utinyint usmallint uinteger ubigint hugeint float double decimal(18,2) varchar json blob date "
-    "timestamp timestamptz"
-).split()
+    *("boolean", "tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint", "hugeint", "float", "double"),
+    *("decimal(18,2)", "varchar", "json", "blob", "date", "timestamp", "timestamptz"),
+)
 
 
 def _reference_problems(source: Source) -> Iterator[_Located]:
@@ -93,9 +99,12 @@ def _reference_problems(source: Source) -> Iterator[_Located]:
     if source.event_time is None:
         return
     if source.event_time not in source.columns:
-        yield ("event_time",), (
-            f"the event time {source.event_time} is not in the contract",
-            near(source.event_time, names, "a column of [columns] of type timestamptz, timestamp or date"),
+        yield (
+            ("event_time",),
+            (
+                f"the event time {source.event_time} is not in the contract",
+                near(source.event_time, names, "a column of [columns] of type timestamptz, timestamp or date"),
+            ),
         )
     elif (kind := _arrow(source, source.event_time)) is not None and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         fix = f'{source.event_time} = "timestamptz", or an event_time that is timestamptz, timestamp or date'
@@ -123,7 +132,9 @@ def rule_problems(source: Source, rule: str, binder: Binder) -> list[Problem]:
     try:
         expression = parse_expression(check)
         shifted = f"\n{check}"
-        problems = [Problem(max(1, line - 1), cause, fix) for line, cause, fix in expression_problems(expression, f"SELECT{shifted}", binder)]
+        problems = [
+            Problem(max(1, line - 1), cause, fix) for line, cause, fix in expression_problems(expression, f"SELECT{shifted}", binder)
+        ]
         if problems:
             return problems
         if any(node.get("class") == "STAR" or node.get("function_name") == "unnest" for node in walk(expression)):

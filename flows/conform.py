@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 from flows.batch import REJECTED, Batch, Transformed
 from flows.errors import KappaError
 from flows.plan import Node
-from flows.sql.rewrite import ROW, UPSTREAM
+from flows.sql.rewrite import ROW, UPSTREAM, Part
 from flows.sql.tree import connect
 
 # What a record's values can make DuckDB raise. Anything else (memory, an interrupt, a fault of DuckDB) is not the record's.
 _RECORD_ERRORS = (duckdb.DataError, duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.NotSupportedError)
 _REASON_CHARACTERS = 1000
+_VALUE_CHARACTERS = 100
 
 _Offsets = npt.NDArray[np.int64]
 
@@ -60,13 +61,14 @@ class Conform:
         outcome = _Outcome()
         try:
             if rows.num_rows:
-                self._bisect(rows, outcome)
+                self._transform(rows, outcome)
         except duckdb.Error as error:
             raise TransformFailed(
                 f"the SQL of {self.node.name} failed on {_where(batch)}",
                 cause=str(error),
                 next_step="kappa run again; if memory was short, with a smaller run.batch_rows in warehouse.toml",
             ) from error
+        outcome.rejected.sort()
         made = pa.concat_tables(outcome.rows) if outcome.rows else self.node.schema.empty_table()
         filtered = np.sort(np.concatenate(outcome.filtered)) if outcome.filtered else np.empty(0, np.int64)
         self._check(rows, made, filtered, outcome.rejected, batch)
@@ -76,21 +78,43 @@ class Conform:
         """Free the connection."""
         self._connection.close()
 
-    def _bisect(self, rows: pa.Table, outcome: _Outcome) -> None:
-        """Transform ``rows``; when the SQL raises, its halves, until a record is alone with its error."""
+    def _transform(self, rows: pa.Table, outcome: _Outcome) -> None:
+        """Transform ``rows``; when the SQL raises, put the records on which it does aside and transform the others."""
         try:
             made, filtered = self._attempt(rows)
         except _RECORD_ERRORS as error:
-            offsets = _offsets(rows)
-            if offsets[0] == offsets[-1]:
-                outcome.rejected.append((int(offsets[0]), _reason(error)))
-                return
-            cut = _middle(offsets)
-            self._bisect(rows.slice(0, cut), outcome)
-            self._bisect(rows.slice(cut), outcome)
+            self._set_aside(rows, error, outcome)
             return
         outcome.rows.append(made)
         outcome.filtered.extend(filtered)
+
+    def _set_aside(self, rows: pa.Table, error: duckdb.Error, outcome: _Outcome) -> None:
+        if bad := self._probe(rows):
+            outcome.rejected.extend(bad.items())
+            good = rows.filter(pc.invert(pc.is_in(rows.column("_offset"), pa.array(bad, pa.int64()))))
+            if good.num_rows:
+                self._transform(good, outcome)
+        elif len(halves := _halves(rows)) == 1:
+            outcome.rejected.append((rows.column("_offset")[0].as_py(), _reason(error)))
+        else:
+            for half in halves:
+                self._transform(half, outcome)
+
+    def _probe(self, rows: pa.Table) -> dict[int, str]:
+        """offset -> reason of the records on which an expression raises; empty when the SQL's shape does not allow to ask so."""
+        probe = self.node.probe
+        if probe is None:
+            return {}
+        self._connection.register(UPSTREAM, rows)
+        try:
+            flags = self._query(probe.sql)
+        except _RECORD_ERRORS:  # a kind of error that TRY does not catch, such as an unknown time zone: bisect
+            return {}
+        reasons: dict[int, str] = {}
+        for part, raised in zip(probe.parts, flags.columns[1:], strict=True):
+            for row in np.flatnonzero(raised.to_numpy()).tolist():
+                reasons.setdefault(flags.column(0)[row].as_py(), _explain(part, rows, row))
+        return reasons
 
     def _attempt(self, rows: pa.Table) -> tuple[pa.Table, list[_Offsets]]:
         if self.node.picks is not None:
@@ -166,11 +190,20 @@ def _ordinals(offsets: _Offsets) -> _Offsets:
     return np.arange(len(offsets)) - np.repeat(starts, lengths)
 
 
-def _middle(offsets: _Offsets) -> int:
-    """Where to cut in two, between records; there are at least two."""
+def _halves(rows: pa.Table) -> list[pa.Table]:
+    """Rows cut in two between records; one piece when they are one record's."""
+    offsets = _offsets(rows)
+    if offsets[0] == offsets[-1]:
+        return [rows]
     middle = offsets[len(offsets) // 2]
-    cut = int(np.searchsorted(offsets, middle, "left"))
-    return cut or int(np.searchsorted(offsets, middle, "right"))
+    cut = int(np.searchsorted(offsets, middle, "left")) or int(np.searchsorted(offsets, middle, "right"))
+    return [rows.slice(0, cut), rows.slice(cut)]
+
+
+def _explain(part: Part, rows: pa.Table, row: int) -> str:
+    """Which expression raised on which values; the same words whatever else is in the batch."""
+    values = ", ".join(f"{name} = {str(rows.column(name)[row].as_py())[:_VALUE_CHARACTERS]!r}" for name in part.sources)
+    return f"{part.label}: {part.sql} raised an error for {values or 'this row'}"[:_REASON_CHARACTERS]
 
 
 def _reason(error: duckdb.Error) -> str:

@@ -42,7 +42,9 @@ def _tables(tree: Node, sql: str) -> dict[str, int]:
             continue
         if catalogue or not layer:
             written = ".".join(filter(None, (catalogue, layer, name)))
-            raise SqlRefused(Problem(line, f"{written!r} is not the name of a table", f"layer.table, such as core.{name.lower() or 'flight'}"))
+            raise SqlRefused(
+                Problem(line, f"{written!r} is not the name of a table", f"layer.table, such as core.{name.lower() or 'flight'}")
+            )
         reads.setdefault(f"{layer}.{name}".lower(), line)
     return reads
 
@@ -65,9 +67,13 @@ def upstream_problem(project: Project, query: Query, upstream: str, line: int) -
     if (layer == "staging" and name in project.sources) or (upstream in project.tables and project.tables[upstream].kind == "append"):
         return None
     if upstream in project.tables:
-        return Problem(line, f"{upstream} is a view: an append table reads a stream", 'FROM the table that the view reads, or kind = "view" here')
+        return Problem(
+            line, f"{upstream} is a view: an append table reads a stream", 'FROM the table that the view reads, or kind = "view" here'
+        )
     if layer == "raw" or upstream.endswith("__rejected"):
-        return Problem(line, f"an append table cannot read {upstream}", f'FROM staging.{name.removesuffix("__rejected")}, or kind = "view" here')
+        return Problem(
+            line, f"an append table cannot read {upstream}", f'FROM staging.{name.removesuffix("__rejected")}, or kind = "view" here'
+        )
     streams = [table for table in physical_tables(project) if not table.startswith("raw.") and not table.endswith("__rejected")]
     return Problem(line, f"there is no table {upstream}", near(upstream, streams, _choice(streams)))
 
@@ -101,7 +107,9 @@ def order(reads: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[list[
             return False
         if state.get(name) == "bad":
             return False
-        sound = all([visit(upstream, [*path, name]) for upstream in reads[name] if upstream in reads])
+        sound = True
+        for upstream in reads[name]:
+            sound = (upstream not in reads or visit(upstream, [*path, name])) and sound
         state[name] = "done" if sound else "bad"
         if sound:
             done.append(name)

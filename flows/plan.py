@@ -13,22 +13,31 @@ from flows.graph import Query, order, read, upstream_problem, view_problem
 from flows.project import Finding, Project, ProjectInvalid, TableFile
 from flows.sql.bind import Binder, near
 from flows.sql.gates import expression_problems, plan_problems, star_problems, view_problems
-from flows.sql.rewrite import ROW, Program, rewrite
-from flows.sql.storage import cast_sql, stored_schema
+from flows.sql.rewrite import ROW, Part, Program, rewrite
+from flows.sql.storage import cast_sql, casts, probe_sql, stored_schema
 from flows.sql.tree import Problem, SqlRefused, text
 
 ROW_FIELD = pa.field(ROW, pa.int32(), nullable=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """An append table. ``name`` and ``upstream`` are ``layer.table``; ``schema``: the SELECT's columns, SYSTEM, and ``_row`` where an unnest (here or
-    upstream) gives a record several rows.
+class Probe:
+    """``sql`` gives ``_offset`` and, for each of ``parts`` in order, whether that expression raises on the row."""
 
-    The SQL reads the upstream's rows under the name ``_upstream``. ``transform_sql`` gives the columns as stored, the system columns and
-    ``ordinals``, which order a record's rows; ``filter_sqls`` give, each for one SELECT, the offsets that its conditions leave out.
-    ``picks`` is set when rows stay 1:1: column -> the upstream's column that it is; ``computed_sql`` (None when nothing is computed) gives the others and
-    ``_offset``. ``lineage``: column -> columns of staging tables. ``sql``: normalised by DuckDB.
+    sql: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An append table. ``name`` and ``upstream`` are ``layer.table``; ``sql`` is normalised by DuckDB.
+
+    ``schema``: the SELECT's columns, SYSTEM, and ``_row`` where an unnest (here or upstream) gives a record several rows.
+    ``transform_sql`` reads the upstream's rows as ``_upstream`` and gives the columns as stored, the system columns and ``ordinals``,
+    which order a record's rows; ``filter_sqls`` give, each for one SELECT, the offsets that its conditions leave out.
+    ``picks`` is set when rows stay 1:1: column -> the upstream's column that it is; ``computed_sql`` (None when nothing is computed)
+    gives the others and ``_offset``. ``probe`` finds the records on which the SQL raises, where its shape allows that.
+    ``lineage``: column -> columns of staging tables.
     """
 
     name: str
@@ -42,6 +51,7 @@ class Node:
     unnests: bool
     picks: Mapping[str, str] | None
     computed_sql: str | None
+    probe: Probe | None
     partition_by: tuple[str, ...]
     lineage: Mapping[str, tuple[str, ...]]
 
@@ -189,22 +199,24 @@ class _Analysis:
         columns = stored_schema(program.columns)
         rows = [ROW_FIELD] if program.ordinals else []
         partition_by = self._partition_by(table, columns)
+        targets = casts(program.columns, self.binder)
+        names = [*columns.names, *SYSTEM.names, *program.ordinals]
         computed = program.computed_sql
         if computed is not None and program.picks is not None:
-            rest = [column for column in program.columns if column.name not in program.picks]
-            computed = cast_sql(computed, rest, ["_offset"], self.binder)
+            computed = cast_sql(computed, [*(name for name in columns.names if name not in program.picks), "_offset"], targets)
         return Node(
             name=table.name,
             source=self._source_of(chained.upstream),
             upstream=chained.upstream,
             schema=pa.schema([*columns, *SYSTEM, *rows]),
             sql=text(query.tree),
-            transform_sql=cast_sql(program.transform_sql, program.columns, [*SYSTEM.names, *program.ordinals], self.binder),
+            transform_sql=cast_sql(program.transform_sql, names, targets),
             filter_sqls=program.filter_sqls,
             ordinals=program.ordinals,
             unnests=program.unnests,
             picks=program.picks,
             computed_sql=computed,
+            probe=_probe(program, targets),
             partition_by=partition_by,
             lineage={name: self._origins(chained.upstream, sources) for name, sources in program.lineage.items()},
         )
@@ -243,6 +255,13 @@ class _Analysis:
         columns = {bound.name: str(bound.type) for bound in self.view_binder.columns(table.sql)}
         self.view_binder.add_view(table.name, sql)
         self.plan.views[table.name] = View(table.name, sql, tuple(sorted(query.reads)), columns)
+
+
+def _probe(program: Program, targets: Mapping[str, str]) -> Probe | None:
+    if program.parts is None:
+        return None
+    parts = (*([program.parts.where] if program.parts.where else []), *program.parts.items)
+    return Probe(probe_sql(program.parts, targets), parts) if parts else None
 
 
 def _table_of(file: str) -> str:

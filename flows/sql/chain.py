@@ -18,20 +18,35 @@ _CLAUSES: dict[str, tuple[str, str]] = {
     "sample": ("a sample depends on chance: a replay would give other rows", "WHERE hash(key) % 10 = 0"),
 }
 _MODIFIERS: dict[str, tuple[str, str]] = {
-    "LIMIT_MODIFIER": ("LIMIT depends on the order of arrival and never ends for a stream", "WHERE with a condition, or LIMIT in the query"),
+    "LIMIT_MODIFIER": (
+        "LIMIT depends on the order of arrival and never ends for a stream",
+        "WHERE with a condition, or LIMIT in the query",
+    ),
     "LIMIT_PERCENT_MODIFIER": ("LIMIT depends on all rows", "WHERE with a condition, or LIMIT in the query"),
     "ORDER_MODIFIER": ("ORDER BY needs all rows; a table keeps the order of its log", f"ORDER BY in the query, or {_VIEW}"),
     "DISTINCT_MODIFIER": ("DISTINCT compares rows: an append table sees one record at a time", f"{_VIEW} with DISTINCT"),
 }
 _FROM: dict[str, tuple[str, str]] = {
-    "JOIN": ("a join would depend on what the other table holds at that moment", f"{_VIEW}, which joins tables at one cut; unnest(list) in the SELECT list for elements"),
-    "TABLE_FUNCTION": ("a table function is not the log", "FROM staging.<source> or another append table; unnest(list) in the SELECT list for elements"),
+    "JOIN": (
+        "a join would depend on what the other table holds at that moment",
+        f"{_VIEW}, which joins tables at one cut; unnest(list) in the SELECT list for elements",
+    ),
+    "TABLE_FUNCTION": (
+        "a table function is not the log",
+        "FROM staging.<source> or another append table; unnest(list) in the SELECT list for elements",
+    ),
     "EMPTY": ("no FROM: the rows must come from one table", "FROM staging.<source>"),
-    "EXPRESSION_LIST": ("VALUES are not the log: the rows must come from one table", "CASE for a small lookup, or a source of its own and a view"),
+    "EXPRESSION_LIST": (
+        "VALUES are not the log: the rows must come from one table",
+        "CASE for a small lookup, or a source of its own and a view",
+    ),
     "PIVOT": ("PIVOT combines rows: an append table sees one record at a time", f"{_VIEW} with PIVOT; unnest(list) in place of UNPIVOT"),
 }
 _NODES: dict[str, tuple[str, str]] = {
-    "SET_OPERATION_NODE": ("UNION brings several inputs together: an append table has one", f"one append table for each input, and {_VIEW} with UNION ALL"),
+    "SET_OPERATION_NODE": (
+        "UNION brings several inputs together: an append table has one",
+        f"one append table for each input, and {_VIEW} with UNION ALL",
+    ),
     "RECURSIVE_CTE_NODE": ("a recursive CTE is not row-local", _VIEW),
 }
 

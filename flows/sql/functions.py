@@ -13,7 +13,7 @@ from flows.sql.tree import Node, Problem
 _OPERATORS = "+ - * / // % ** ^ & | << >> ~ || ~~ !~~ ~~* !~~* ~~~ ^@ @ !__postfix <@ @> && ->> <-> <=>"
 
 _CONDITIONS = """
-coalesce nullif ifnull if greatest least xor isnan isfinite isinf like_escape not_like_escape ilike_escape not_ilike_escape typeof error
+coalesce nullif ifnull if greatest least xor isnan isfinite isinf like_escape not_like_escape ilike_escape not_ilike_escape typeof
 """
 
 _NUMBERS = """
@@ -67,21 +67,26 @@ json_extract_path_text json_extract_string json_keys json_merge_patch json_objec
 json_transform_strict json_type json_valid json_value row_to_json to_json
 """
 
-ROW_LOCAL = frozenset(" ".join([_OPERATORS, _CONDITIONS, _NUMBERS, _TEXT, _TIMES, _NESTED, _JSON]).split())
+
+def _names(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+ROW_LOCAL = _names(" ".join([_OPERATORS, _CONDITIONS, _NUMBERS, _TEXT, _TIMES, _NESTED, _JSON]))
 
 # Table functions that read nothing but their arguments: a view may use these and no other.
 TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree", "repeat", "repeat_row"})
 
-_CLOCK = "the time in the record, or _timestamp, the record's time in the log; in a view (kind = \"view\") the clock is allowed"
-_CLOCKS = frozenset(
+_CLOCK = 'the time in the record, or _timestamp, the record\'s time in the log; in a view (kind = "view") the clock is allowed'
+_CLOCKS = _names(
     """now today ago current_date current_time current_timestamp current_localtime current_localtimestamp localtime localtimestamp
-    get_current_time get_current_timestamp transaction_timestamp""".split()
+    get_current_time get_current_timestamp transaction_timestamp"""
 )
-_CHANCE = frozenset("random uuid gen_random_uuid uuidv4 uuidv7 setseed".split())
-_LIST_AGGREGATES = frozenset("aggregate list_aggr list_aggregate array_aggr array_aggregate".split())
-_SESSION = frozenset(
+_CHANCE = _names("random uuid gen_random_uuid uuidv4 uuidv7 setseed")
+_LIST_AGGREGATES = _names("aggregate list_aggr list_aggregate array_aggr array_aggregate")
+_SESSION = _names(
     """current_setting getvariable nextval currval current_user current_role user session_user current_schema current_schemas
-    current_database current_catalog current_query txid_current version rowid""".split()
+    current_database current_catalog current_query txid_current version rowid"""
 )
 
 
@@ -114,7 +119,10 @@ def check_function(node: Node, line: int, catalogue: duckdb.DuckDBPyConnection) 
 
 def _by_type(name: str, types: set[str]) -> tuple[str, str]:
     if "aggregate" in types:
-        return f"{name} combines rows: an append table sees one record at a time", 'kind = "view" for aggregates; list_sum and the like on a list'
+        return (
+            f"{name} combines rows: an append table sees one record at a time",
+            'kind = "view" for aggregates; list_sum and the like on a list',
+        )
     if types & {"table", "table_macro"}:
         return f"{name} reads something other than the record", "a source for that data, and a view that joins the two"
     return f"{name} is not on the list of row-local functions", "a function of docs/tables.md, or a view"

@@ -39,14 +39,18 @@ def star_problems(node: Node, sql: str) -> Iterator[Problem]:
         inside = item["replace_list"] if item["class"] == "STAR" else item
         for star in walk(inside):
             if star.get("class") == "STAR" and not star["columns"]:
-                yield Problem(line_at(sql, star["query_location"]), "* inside of an expression picks columns by a pattern", "the columns' names")
+                yield Problem(
+                    line_at(sql, star["query_location"]), "* inside of an expression picks columns by a pattern", "the columns' names"
+                )
 
 
 def plan_problems(sql: str, binder: Binder) -> Iterator[Problem]:
     """The plan without optimizer (with it, DISTINCT can vanish and IN lists become joins) shows only row-local operators."""
     for operator in sorted(set(binder.operators(sql)) - _ROW_LOCAL_OPERATORS):
         name = operator.replace("_", " ").lower()
-        yield Problem(1, f"DuckDB needs {name!r} for this SQL, which is not row-local", 'kind = "view", or SQL that looks at one row at a time')
+        yield Problem(
+            1, f"DuckDB needs {name!r} for this SQL, which is not row-local", 'kind = "view", or SQL that looks at one row at a time'
+        )
 
 
 def view_problems(tree: object, sql: str) -> Iterator[Problem]:
@@ -56,4 +60,6 @@ def view_problems(tree: object, sql: str) -> Iterator[Problem]:
             name = str(node["function"]["function_name"]).lower()
             if name not in TABLE_FUNCTIONS:
                 line = line_at(sql, node["function"]["query_location"])
-                yield Problem(line, f"{name} reads something that is not a table of the warehouse", "a source for that data: kappa source infer FILE")
+                yield Problem(
+                    line, f"{name} reads something that is not a table of the warehouse", "a source for that data: kappa source infer FILE"
+                )

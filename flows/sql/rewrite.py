@@ -24,9 +24,10 @@ ROW = "_row"
 class Program:
     """What a table's SQL does to rows registered as ``_upstream``.
 
-    ``transform_sql`` gives ``columns``, the system columns and ``ordinals`` (columns that order the rows of one record; the last ones
-    stem from this table's own unnest when ``unnests``). ``lineage``: column -> columns of the upstream. ``picks``: set when rows stay 1:1, the columns
-    that are the upstream's as they are; ``computed_sql`` then gives the others and ``_offset``, in the upstream's order.
+    ``transform_sql`` gives ``columns``, the system columns and ``ordinals`` (columns that order the rows of one record; some of them stem
+    from this table's own unnest when ``unnests``). ``lineage``: column -> columns of the upstream. ``picks``: set when rows stay 1:1, the
+    columns that are the upstream's as they are; ``computed_sql`` then gives the others and ``_offset``, in the upstream's order.
+    ``parts``: what a single SELECT without unnest evaluates, by which a failing record can be found without bisecting; else None.
     """
 
     transform_sql: str
@@ -37,11 +38,30 @@ class Program:
     lineage: Mapping[str, frozenset[str]]
     picks: Mapping[str, str] | None
     computed_sql: str | None
+    parts: Parts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An expression of a SELECT: the column that it gives (or ``WHERE``), its SQL, and the upstream's columns that it reads."""
+
+    label: str
+    sql: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The expressions of a single SELECT; ``source``: its FROM clause."""
+
+    source: str
+    where: Part | None
+    items: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """A relation that a SELECT reads: ``table`` is its node; ``columns`` with what of the upstream each comes from; ``many`` rows a record."""
+    """What a SELECT reads: ``table`` is its node; ``columns`` -> columns of the upstream; ``many``: a record may have several rows."""
 
     table: Node
     columns: Mapping[str, frozenset[str]]
@@ -59,12 +79,13 @@ class _Item:
 
 
 def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Program:
-    """Rewrite a chain whose original SQL has been bound. ``upstream``: schema of the upstream table, system columns included. Raises SqlRefused."""
+    """Rewrite a chain whose original ``sql`` has been bound; ``upstream``: the upstream's schema, with system columns. Raises SqlRefused."""
     binder.add_table(UPSTREAM, upstream)
     relation = _base(chained.levels[0], upstream)
     filters: list[str] = []
     items: list[_Item] = []
     node: Node = {}
+    where: Node | None = None
     unnests = False
     for number, level in enumerate(chained.levels, start=1):
         if number > 1:
@@ -83,8 +104,8 @@ def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Pr
     inner = text(node)
     bound = binder.columns(inner)[: sum(len(item.names) for item in items)]
     lineage = {name: item.sources for item in items for name in item.names}
-    one_to_one = len(chained.levels) == 1 and not filters and all(len(item.names) == 1 for item in items)
-    picks = _picks(items) if one_to_one else None
+    flat = len(chained.levels) == 1 and not unnests and all(len(item.names) == 1 for item in items)
+    picks = _picks(items) if flat and not filters else None
     return Program(
         inner,
         tuple(filters),
@@ -94,6 +115,7 @@ def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Pr
         lineage,
         picks,
         _computed(items, picks, relation) if picks is not None else None,
+        _parts(items, where, scope, relation) if flat else None,
     )
 
 
@@ -205,9 +227,13 @@ def _check_names(names: list[str], level: Level, scope: Scope) -> None:
     seen: set[str] = set()
     for name in names:
         if name.startswith("_"):
-            raise SqlRefused(Problem(line, f"the column {name} begins with _: those names are kappa's own", f"{name} AS {name.strip('_') or 'name'}"))
+            raise SqlRefused(
+                Problem(line, f"the column {name} begins with _: those names are kappa's own", f"{name} AS {name.strip('_') or 'name'}")
+            )
         if name.lower() in seen:
-            raise SqlRefused(Problem(line, f"two columns are called {name} (case does not count)", f"another name for one of them: ... AS {name}_2"))
+            raise SqlRefused(
+                Problem(line, f"two columns are called {name} (case does not count)", f"another name for one of them: ... AS {name}_2")
+            )
         seen.add(name.lower())
 
 
@@ -221,12 +247,18 @@ def _unnested(items: Sequence[_Item], relation: _Input, binder: Binder, scope: S
             (argument, *options) = node["children"]
             line = line_at(scope.sql, node["query_location"])
             if options:
-                raise SqlRefused(Problem(line, "unnest with options may multiply rows at several depths", "one unnest, and a SELECT around it with the next"))
+                raise SqlRefused(
+                    Problem(
+                        line, "unnest with options may multiply rows at several depths", "one unnest, and a SELECT around it with the next"
+                    )
+                )
             kind = _bind([argument], relation, binder)[0].type.id
             if kind in ("list", "array"):
                 lists.append({**argument, "alias": ""})
             elif kind != "struct":
-                raise SqlRefused(Problem(line, f"unnest needs a list, not {kind}", "unnest of a list, such as unnest(string_split(tags, ','))"))
+                raise SqlRefused(
+                    Problem(line, f"unnest needs a list, not {kind}", "unnest of a list, such as unnest(string_split(tags, ','))")
+                )
     return lists
 
 
@@ -245,12 +277,26 @@ def _length(lists: Sequence[Node]) -> str:
 
 
 def _filter(relation: _Input, passes: str) -> str:
-    node = parse("SELECT * FROM x")
-    node["from_table"] = relation.table
-    source = text(node).removeprefix("SELECT * ")
+    source = _from(relation)
     if relation.many:
         return f"SELECT _offset {source} GROUP BY _offset HAVING NOT bool_or(coalesce({passes}, false))"
     return f"SELECT _offset {source} WHERE ({passes}) IS NOT TRUE"
+
+
+def _from(relation: _Input) -> str:
+    node = parse("SELECT * FROM x")
+    node["from_table"] = relation.table
+    return text(node).removeprefix("SELECT * ")
+
+
+def _parts(items: Sequence[_Item], where: Node | None, scope: Scope, relation: _Input) -> Parts:
+    condition = None if where is None else Part("WHERE", expression_text(where), tuple(sorted(_sources(where, scope, relation))))
+    computed = [item for item in items if item.expression["class"] != "COLUMN_REF"]
+    return Parts(
+        _from(relation),
+        condition,
+        tuple(Part(item.names[0], expression_text(item.expression), tuple(sorted(item.sources))) for item in computed),
+    )
 
 
 def _ordinal(lists: Sequence[Node], name: str | None) -> Node | None:
@@ -286,4 +332,3 @@ def _computed(items: Sequence[_Item], picks: Mapping[str, str], relation: _Input
     node = parse("SELECT 1 FROM x")
     node["from_table"], node["select_list"] = relation.table, [*rest, column("_offset")]
     return text(node)
-

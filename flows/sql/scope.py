@@ -13,7 +13,7 @@ from flows.sql.tree import Node, Problem, SqlRefused, line_at
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """``alias``: the input's name; ``table``: ``(layer, table)`` of the lowest input, for ``layer.table.column``; ``columns``: the input's."""
+    """``alias``: the input's name; ``columns``: the input's; ``table``: ``(layer, table)`` of the lowest input, for ``layer.table.column``."""
 
     alias: str
     table: tuple[str, str] | None
@@ -42,7 +42,9 @@ def expand(expression: Node, scope: Scope, aliases: Mapping[str, Node]) -> Node:
 
     Raises SqlRefused for a name that DuckDB takes for something else: ``rowid``, ``current_date``, the table as a whole.
     """
-    return _expand(copy.deepcopy(expression), scope, aliases, frozenset())
+    expanded = _expand(copy.deepcopy(expression), scope, aliases, frozenset())
+    assert isinstance(expanded, dict)
+    return expanded
 
 
 def references(expression: object, bound: frozenset[str] = frozenset()) -> Iterator[Node]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from flows.sql.bind import Binder, Bound
+from flows.sql.rewrite import Parts
 from flows.sql.tree import Problem, SqlRefused, quoted
 from flows.types import TypeRefused, storage_type
 
@@ -15,7 +16,7 @@ COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,126}$")
 
 
 def stored_schema(columns: Sequence[Bound]) -> pa.Schema:
-    """The Arrow fields under which a query's columns are stored. Raises SqlRefused: a type that Delta cannot hold, a column without a name."""
+    """The fields under which a query's columns are stored. Raises SqlRefused: a type that Delta cannot hold, a column without a name."""
     return pa.schema([pa.field(column.name, _stored_type(column)) for column in columns])
 
 
@@ -31,14 +32,31 @@ def _stored_type(column: Bound) -> pa.DataType:
         raise SqlRefused(Problem(1, f"the column {column.name} is {column.type}, which Delta cannot hold", fix)) from refused
 
 
-def cast_sql(sql: str, columns: Sequence[Bound], kept: Sequence[str], binder: Binder) -> str:
-    """``sql`` with its ``columns`` cast to their stored types where those differ; ``kept`` names the columns that follow as they are."""
+def casts(columns: Sequence[Bound], binder: Binder) -> dict[str, str]:
+    """column -> DuckDB type, for the columns whose stored type is another one than the query gives."""
     binder.add_table("_stored", stored_schema(columns))
-    targets = [bound.type for bound in binder.columns("SELECT * FROM _stored")]
-    if all(str(column.type) == str(target) for column, target in zip(columns, targets, strict=True)):
+    targets = [str(bound.type) for bound in binder.columns("SELECT * FROM _stored")]
+    return {column.name: target for column, target in zip(columns, targets, strict=True) if str(column.type) != target}
+
+
+def cast_sql(sql: str, columns: Sequence[str], targets: Mapping[str, str]) -> str:
+    """``sql``, which gives ``columns``, with those in ``targets`` cast to their stored types."""
+    if not any(name in targets for name in columns):
         return sql
-    items = [
-        quoted(column.name) if str(column.type) == str(target) else f"CAST({quoted(column.name)} AS {target}) AS {quoted(column.name)}"
-        for column, target in zip(columns, targets, strict=True)
-    ]
-    return f"SELECT {', '.join([*items, *map(quoted, kept)])} FROM ({sql})"
+    items = (f"CAST({quoted(name)} AS {targets[name]}) AS {quoted(name)}" if name in targets else quoted(name) for name in columns)
+    return f"SELECT {', '.join(items)} FROM ({sql})"
+
+
+def probe_sql(parts: Parts, targets: Mapping[str, str]) -> str:
+    """A query that gives, for each row, ``_offset`` and one boolean for each part (the condition first): whether it raises.
+
+    ``TRY`` gives NULL when an expression raises, and ``struct_pack`` is never NULL itself.
+    """
+    flags = []
+    if parts.where is not None:
+        flags.append(f"TRY(struct_pack(v := {parts.where.sql})) IS NULL")
+    for part in parts.items:
+        value = f"CAST({part.sql} AS {targets[part.label]})" if part.label in targets else part.sql
+        raises = f"TRY(struct_pack(v := {value})) IS NULL"
+        flags.append(f"CASE WHEN TRY({parts.where.sql}) THEN {raises} ELSE false END" if parts.where is not None else raises)
+    return f"SELECT _offset, {', '.join(f'{flag} AS f{number}' for number, flag in enumerate(flags))} {parts.source}"
