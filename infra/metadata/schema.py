@@ -13,7 +13,7 @@ from infra.metadata.connection import Database, limit
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = max(path.stem[1:5] for path in (MIGRATIONS / "versions").glob("r[0-9]*.py"))
-_LOCK = 0x6B61707061  # "kappa": the advisory lock of whoever migrates
+LOCK = 0x6B61707061  # "kappa": the advisory lock of whoever migrates
 _one_thread = threading.Lock()  # Alembic's context is a global of the process
 
 
@@ -63,7 +63,7 @@ def _migrate(connection: psycopg.Connection) -> None:
     engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
     try:
         with engine.begin() as transaction:
-            transaction.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            transaction.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
             transaction.execute(text("CREATE SCHEMA IF NOT EXISTS kappa"))
             config.attributes["connection"] = transaction
             command.upgrade(config, "head")

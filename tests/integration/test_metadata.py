@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from infra.metadata import Added, MetadataUnreachable, Mirror, SchemaNewer, rebuild, upgrade
-from infra.metadata.schema import HEAD, MIGRATIONS
+from infra.metadata.schema import HEAD, LOCK, MIGRATIONS
 from tests.integration.metadata_history import (
     GENERATION,
     RUN,
@@ -114,9 +116,16 @@ def test_whatever_is_reported_or_dropped_the_mirror_ends_equal_to_the_history(ds
 
 
 def test_what_was_dropped_is_read_from_the_history_without_a_reconnect(empty):
-    history = MemoryHistory.of(0)
-    upgrade(SecretStr(empty))
+    caught_up = threading.Event()
+
+    class Watched(MemoryHistory):
+        def loads(self):
+            caught_up.set()
+            return []
+
+    history = Watched.of(0)
     with Mirror(SecretStr(empty), warehouse="shop", history=history, queue_records=1) as mirror:
+        assert caught_up.wait(20)
         for version in range(300):
             history.tables[0].kept[version] = make_commit(version)
             report(mirror, version)
@@ -217,6 +226,20 @@ def test_processes_that_upgrade_at_once_are_safe(empty):
         pool.map(upgrade, [SecretStr(empty)] * 6, chunksize=1)
     with psycopg.connect(empty) as connection:
         assert connection.execute("SELECT version_num FROM kappa.alembic_version").fetchall() == [(HEAD,)]
+
+
+def test_an_upgrade_waits_for_the_one_before(empty):
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with psycopg.connect(empty, autocommit=True) as connection, ThreadPoolExecutor(1) as pool:
+        connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        upgrading = pool.submit(upgrade, SecretStr(empty))
+        deadline = time.monotonic() + 20
+        while connection.execute(waiting).fetchone() != (1,):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert connection.execute("SELECT to_regnamespace('kappa')").fetchone() == (None,)
+        connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+        assert upgrading.result(20)
 
 
 def test_the_greatest_file_is_alembics_head():

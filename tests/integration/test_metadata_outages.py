@@ -82,9 +82,9 @@ def test_down_from_the_start(server, caplog):
         wait_until(lambda: DOWN in caplog.text)
         time.sleep(0.5)  # many more attempts
         assert caplog.text.count(DOWN) == 1
+        mirror.run_ended(RUN, "stopped")  # the queue is full: a run is kept all the same
         server.up(kafka=False)
         wait_until(lambda: "PostgreSQL is back" in caplog.text)
-        mirror.run_ended(RUN, "stopped")
     assert mirrored(dsn) == list(range(3000))
     assert caplog.text.count("PostgreSQL is") == 2
     assert conninfo_to_dict(dsn)["password"] not in caplog.text
@@ -97,7 +97,7 @@ def test_stopped_and_started_in_the_middle(server):
     with Mirror(SecretStr(dsn), warehouse="shop", history=history, retry_s=0.05, queue_records=50, say=said.append) as mirror:
         stream = Stream(mirror, history)
         stream.commit(30)
-        wait_until(lambda: not mirror._records and mirrored(dsn) == list(range(30)))
+        wait_until(lambda: _exists(dsn) and mirrored(dsn) == list(range(30)))
         server.down()
         stream.commit(500)
         wait_until(lambda: said)
@@ -112,6 +112,20 @@ def test_stopped_and_started_in_the_middle(server):
     live = content(dsn)
     rebuild(SecretStr(dsn), "shop", history)
     assert content(dsn) == live
+
+
+def test_what_fits_in_the_queue_survives_an_outage_without_a_history(server):
+    dsn, said = server.postgres.dsn, []
+    with Mirror(SecretStr(dsn), warehouse="shop", retry_s=0.05, say=said.append) as mirror:
+        stream = Stream(mirror, MemoryHistory.of(0))
+        stream.commit(10)
+        wait_until(lambda: _exists(dsn) and mirrored(dsn) == list(range(10)))
+        server.down()
+        stream.commit(100)
+        wait_until(lambda: said)
+        server.up(kafka=False)
+        wait_until(lambda: len(said) == 2)
+    assert mirrored(dsn) == list(range(110))
 
 
 def test_gone_when_the_run_ends_and_back_for_the_next(server):
