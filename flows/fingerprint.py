@@ -16,6 +16,7 @@ from flows.contract import Source
 from flows.plan import Node, Plan
 from flows.project import Project
 from flows.sql.tree import expression_text, parse_expression
+from flows.types import UTC_MICROSECONDS
 
 Role = Literal["raw", "staging", "rejected", "table"]
 
@@ -24,8 +25,8 @@ Role = Literal["raw", "staging", "rejected", "table"]
 class Definition:
     """A physical table. ``json`` holds everything that decides its rows, and nothing else; ``fingerprint``: 12 hex digits of its SHA-256.
 
-    ``role``: raw and staging tables of a source, tables of rejects, tables of SQL files. ``upstream``: the table that it is made from; None for a
-    table made from the topic itself. A table of rejects has the upstream of the table whose rejects it holds.
+    ``role``: raw and staging tables of a source, tables of rejects, tables of SQL files. ``upstream``: the table that it is made from;
+    None for a table made from the topic itself. A table of rejects has the upstream of the table whose rejects it holds.
     """
 
     name: str
@@ -76,30 +77,58 @@ def fingerprint(values: Mapping[str, Any]) -> str:
 
 
 def _contract(source: Source) -> dict[str, Any]:
-    """What decides the rows of a staging table. Not in it: rules that warn, descriptions, event time, how files are loaded, the topic's settings."""
+    """What decides the rows of a staging table, so not: rules that warn, descriptions, event time, how files are loaded, topic settings."""
     return {
         "topic": source.topic,
-        "format": source.format,
+        "record_format": source.format,
         "columns": [[name, column.type.name.lower(), column.not_null] for name, column in source.columns.items()],
         "key": list(source.key),
         "extra": source.extra,
         "null_values": source.null_values,
         "key_format": source.key_format,
         "max_record_bytes": source.max_record_bytes,
-        "rules": {
-            name: {"check": expression_text(parse_expression(rule.check)), "on_failure": rule.on_failure}
+        # a list: a record that breaks several rules is rejected by the first
+        "rules": [
+            [name, expression_text(parse_expression(rule.check)), rule.on_failure]
             for name, rule in source.rules.items()
             if rule.on_failure != "warn"
-        },
+        ],
         "duckdb": duckdb.__version__,
     }
+
+
+_SCALAR_NAMES = {
+    pa.bool_(): "boolean",
+    pa.int8(): "tinyint",
+    pa.int16(): "smallint",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.float32(): "float",
+    pa.float64(): "double",
+    pa.string(): "varchar",
+    pa.binary(): "blob",
+    pa.date32(): "date",
+    pa.timestamp("us"): "timestamp",
+    UTC_MICROSECONDS: "timestamptz",
+}
+
+
+def type_name(kind: pa.DataType) -> str:
+    """The DuckDB name of a stored type: not Arrow's own text, which may change with its version."""
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision},{kind.scale})"
+    if pa.types.is_list(kind):
+        return f"{type_name(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"struct({', '.join(f'{field.name} {type_name(field.type)}' for field in kind)})"
+    return _SCALAR_NAMES[kind]
 
 
 def _table(node: Node, upstream: Definition) -> dict[str, Any]:
     """What decides the rows, the columns and the files of an append table."""
     return {
         "sql": node.sql,
-        "columns": [[field.name, str(field.type)] for field in node.schema],
+        "columns": [[field.name, type_name(field.type)] for field in node.schema],
         "partition_by": list(node.partition_by),
         "upstream": {"table": node.upstream, "fingerprint": upstream.fingerprint},
         "duckdb": duckdb.__version__,
@@ -116,7 +145,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if name == "columns":
             found += _columns(before or [], after or [])
         elif name == "rules":
-            found += _rules(before or {}, after or {})
+            found += _rules(before or [], after or [])
         elif name == "sql":
             found.append(f"SQL changed: {before} -> {after}")
         elif name == "upstream" and before and after and before["table"] == after["table"]:
@@ -126,7 +155,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found
 
 
-_LABELS = {"duckdb": "DuckDB", "upstream": "upstream table", "partition_by": "partition_by"}
+_LABELS = {"duckdb": "DuckDB", "upstream": "upstream table", "record_format": "format"}
 
 
 def _show(value: object) -> str:
@@ -140,24 +169,18 @@ def _show(value: object) -> str:
 def _columns(before: list[list[Any]], after: list[list[Any]]) -> list[str]:
     old, new = ({name: _type(*rest) for name, *rest in columns} for columns in (before, after))
     found = [f"column {name} dropped" for name in old if name not in new]
-    found += [f"column {name} added" for name in new if name not in old]
+    found += [f"column {name} added: {new[name]}" for name in new if name not in old]
     found += [f"column {name}: {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name]]
-    if not found:
-        found.append(f"order of columns: {', '.join(old)} -> {', '.join(new)}")
-    return found
+    return found or [f"order of columns: {', '.join(old)} -> {', '.join(new)}"]
 
 
-def _type(text: str, not_null: bool = False) -> str:
-    return f"{text} not null" if not_null else text
+def _type(name: str, not_null: bool = False) -> str:
+    return f"{name} not null" if not_null else name
 
 
-def _rules(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    found = [f"rule {name} dropped" for name in before if name not in after]
-    found += [f"rule {name} added" for name in after if name not in before]
-    for name in after:
-        if name in before and before[name] != after[name]:
-            parts = [
-                f"{part} {before[name][part]} -> {after[name][part]}" for part in after[name] if before[name][part] != after[name][part]
-            ]
-            found.append(f"rule {name}: {', '.join(parts)}")
-    return found
+def _rules(before: list[list[str]], after: list[list[str]]) -> list[str]:
+    old, new = ({name: f"{check} ({on_failure})" for name, check, on_failure in rules} for rules in (before, after))
+    found = [f"rule {name} dropped" for name in old if name not in new]
+    found += [f"rule {name} added: {new[name]}" for name in new if name not in old]
+    found += [f"rule {name}: {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name]]
+    return found or [f"order of rules: {', '.join(old)} -> {', '.join(new)}"]

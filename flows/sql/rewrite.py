@@ -79,7 +79,7 @@ class _Item:
 
 
 def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Program:
-    """Rewrite a chain whose original ``sql`` has been bound; ``upstream``: the upstream's schema, with system columns. Raises SqlRefused."""
+    """Rewrite a chain whose ``sql`` has been bound; ``upstream``: the upstream's schema, with system columns. Raises SqlRefused."""
     binder.add_table(UPSTREAM, upstream)
     relation = _base(chained.levels[0], upstream)
     filters: list[str] = []

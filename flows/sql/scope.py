@@ -13,7 +13,7 @@ from flows.sql.tree import Node, Problem, SqlRefused, line_at
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """``alias``: the input's name; ``columns``: the input's; ``table``: ``(layer, table)`` of the lowest input, for ``layer.table.column``."""
+    """``alias``: the input's name; ``columns``: its columns; ``table``: (layer, table) of the lowest input, for ``layer.table.column``."""
 
     alias: str
     table: tuple[str, str] | None
