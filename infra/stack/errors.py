@@ -13,10 +13,6 @@ class JarAltered(KappaError):
     """A fetched jar is not the one of the lock: nothing is started with it."""
 
 
-class JavaUnusable(KappaError):
-    """There is no Java of version 17 or later."""
-
-
 class ServerFailed(KappaError):
     """A server did not start, or did not answer in time."""
 

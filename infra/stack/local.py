@@ -40,6 +40,8 @@ class LocalStack:
         Raises a KappaError of infra.stack.errors. What was started before the error stays.
         """
         wanted: list[Server] = [*([self.kafka] if kafka else []), *([self.postgres] if postgres else [])]
+        if not wanted:
+            return []
         with self._alone(say):
             return [server for server in wanted if server.start(say)]
 

@@ -18,10 +18,11 @@ from psycopg import sql
 
 from infra.stack import unroot
 from infra.stack.errors import ServerFailed
-from infra.stack.server import Say, Server
+from infra.stack.server import Say, Server, is_alive, wait_until
 
 USER = DATABASE = "kappa"
 CONNECT_TIMEOUT_S = 3
+ORPHANS_TIMEOUT_S = 10
 
 
 class PostgresServer(Server):
@@ -121,15 +122,17 @@ class PostgresServer(Server):
         return [sys.executable, "-I", unroot.__file__, *reach, *command]
 
     def _clear_stale_pid(self) -> None:
-        """Delete ``postmaster.pid`` when its pid now belongs to another program.
+        """Delete a ``postmaster.pid`` whose pid is a zombie, or another program's by now.
 
-        PostgreSQL itself clears the pid of a dead process, but takes any live one of its user for a twin. While one of its own
-        orphans lives (a postmaster was killed), the file stays: it keeps a second server off their shared memory.
+        PostgreSQL itself clears the pid of a process that is gone, but takes any other of its user for a twin. Orphans of a killed
+        postmaster end by themselves; until then the file keeps a second server off their shared memory.
         """
         file = self.data / "postmaster.pid"
+        if not file.exists() or not wait_until(lambda: not self._has_orphans(), ORPHANS_TIMEOUT_S):
+            return
         with contextlib.suppress(OSError, ValueError, psutil.Error):
-            pid = int(file.read_text().split("\n", 1)[0])
-            if psutil.Process(pid).name() != "postgres" and not self._has_orphans():
+            process = psutil.Process(int(file.read_text().split("\n", 1)[0]))
+            if not is_alive(process) or process.name() != "postgres":
                 file.unlink()
 
     def _has_orphans(self) -> bool:

@@ -84,10 +84,10 @@ class Server(ABC):
             _reap(record.pid)
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(record.pid)
-                if abs(process.create_time() - record.started_at) < START_TIME_TOLERANCE_S and _is_alive(process):
+                if abs(process.create_time() - record.started_at) < START_TIME_TOLERANCE_S and is_alive(process):
                     return process
         for process in psutil.process_iter(["cmdline"]):
-            if self.marker in (process.info["cmdline"] or ()) and _is_server(process) and _is_alive(process):
+            if self.marker in (process.info["cmdline"] or ()) and _is_server(process) and is_alive(process):
                 return process
         return None
 
@@ -127,7 +127,7 @@ class Server(ABC):
             return False
         for number, patience_s in self.stop_signals:
             self._signal(process, number)
-            if _wait_until(lambda: not _is_alive(process), patience_s):
+            if wait_until(lambda: not is_alive(process), patience_s):
                 self._write(Record(self.record().ports))
                 return True
         raise ServerFailed(f"{self.name} (pid {process.pid}) does not stop", cause="it outlived SIGKILL", next_step="kappa status")
@@ -189,9 +189,9 @@ class Server(ABC):
 
     def _becomes_ready(self, process: psutil.Process) -> bool:
         """Wait until the server answers. False when it died; raises ServerFailed when it does neither in time."""
-        if not _wait_until(lambda: not _is_alive(process) or self.answers(), self.start_timeout_s):
+        if not wait_until(lambda: not is_alive(process) or self.answers(), self.start_timeout_s):
             raise self._failed(f"did not answer within {self.start_timeout_s:.0f} s")
-        return _is_alive(process)
+        return is_alive(process)
 
     def _failed(self, what: str) -> ServerFailed:
         return ServerFailed(f"{self.name} {what}", cause=f"its last words:\n{self.tail()}", next_step=f"kappa logs {self.name}")
@@ -204,7 +204,8 @@ def _is_server(process: psutil.Process) -> bool:
     return False
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """False for a zombie too: under a container's first process nobody may ever collect it."""
     _reap(process.pid)
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -218,7 +219,8 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """True when the condition came true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() >= deadline:
