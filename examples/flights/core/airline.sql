@@ -1,0 +1,6 @@
+/*
+kind = "append"
+description = "Carriers"
+*/
+SELECT carrier, name
+FROM staging.airlines
