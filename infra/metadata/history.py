@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from connectors.loads import Identity, read_loads
+from connectors.topics import Admin, TopicMissing
 from infra.metadata.records import Catalogue, Commit, Load
 from sinks.address import TableAddress
 from sinks.catalog import Catalog
@@ -84,5 +86,16 @@ class WarehouseHistory:
                 yield GenerationLog(TableAddress(self.root, table, generation))
 
     def loads(self) -> Iterator[Load]:
-        """Raises what Kafka raises."""
-        return iter(())
+        """What is committed to ``kappa.loads`` now; waits for no open transaction. Raises what connectors.loads.read_loads raises."""
+        config = self.kafka()
+        try:
+            found = read_loads(config, Admin(config), wait=False)
+        except TopicMissing:  # nothing was ever loaded
+            return
+        newest = set()
+        for key, state in found.states.items():
+            newest.add(state.load)
+            yield Load.of(Identity(**msgspec.json.decode(key)), state)
+        for load, (source, uri) in found.files.items():
+            if load not in newest:
+                yield Load(load, source, uri)

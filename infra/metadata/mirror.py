@@ -16,6 +16,7 @@ from types import TracebackType
 import psycopg
 from pydantic import SecretStr
 
+from connectors.loads import Identity, LoadState
 from flows.errors import KappaError
 from flows.ledger import RunIdentity
 from flows.project import Project
@@ -108,19 +109,9 @@ class Mirror:
         """A catalogue file was written."""
         self._put(Catalogue(state.n, state.to_json()))
 
-    def load(
-        self,
-        load_id: str,
-        source: str,
-        uri: str,
-        sha256: str,
-        rows: int,
-        bytes: int,  # noqa: A002 - the column's name
-        done: bool,
-        at: datetime,
-    ) -> None:
-        """A load's transaction was committed: ``rows`` of the file are sent so far, ``bytes`` is the file's size."""
-        self._put(Load(load_id, source, uri, sha256, rows, bytes, done, at))
+    def load(self, identity: Identity, state: LoadState) -> None:
+        """A transaction of a load was committed."""
+        self._put(Load.of(identity, state))
 
     def _put(self, record: Record, *, must_keep: bool = False) -> None:
         """Queue a record. Runs, two records each, are always kept: nothing else knows them."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 import psycopg
 from psycopg.types.json import Jsonb
 
+from connectors.loads import Identity, LoadState
 from flows.ledger import RunIdentity
 from infra.metadata.connection import Database, first_line
 from sinks.owner import CommitInfo
@@ -145,12 +146,13 @@ class Load:
     ORDER: ClassVar = 3
     # A load only advances: a record that arrives late, or that knows less, takes nothing back.
     UPSERT: ClassVar = """
-        INSERT INTO kappa.loads (warehouse, load_id, source, uri, sha256, rows, bytes, done, updated_at)
-        VALUES (%(warehouse)s, %(load_id)s, %(source)s, %(uri)s, %(sha256)s, %(rows)s, %(bytes)s, %(done)s, %(updated_at)s)
+        INSERT INTO kappa.loads (warehouse, load_id, source, uri, sha256, rows, bytes, done, replaced_by, updated_at)
+        VALUES (%(warehouse)s, %(load_id)s, %(source)s, %(uri)s, %(sha256)s, %(rows)s, %(bytes)s, %(done)s, %(replaced_by)s, %(updated_at)s)
         ON CONFLICT (warehouse, load_id) DO UPDATE
         SET source = excluded.source, uri = excluded.uri, sha256 = coalesce(excluded.sha256, loads.sha256),
-            rows = greatest(loads.rows, excluded.rows), bytes = coalesce(excluded.bytes, loads.bytes),
-            done = (loads.done IS TRUE OR excluded.done), updated_at = greatest(loads.updated_at, excluded.updated_at)"""
+            rows = greatest(loads.rows, excluded.rows), bytes = greatest(loads.bytes, excluded.bytes),
+            done = (loads.done IS TRUE OR excluded.done), replaced_by = coalesce(excluded.replaced_by, loads.replaced_by),
+            updated_at = greatest(loads.updated_at, excluded.updated_at)"""
 
     load_id: str
     source: str
@@ -159,7 +161,23 @@ class Load:
     rows: int | None = None
     bytes: int | None = None
     done: bool | None = None
+    replaced_by: str | None = None
     at: datetime | None = None
+
+    @classmethod
+    def of(cls, identity: Identity, state: LoadState) -> Load:
+        """What a load reports, and what ``kappa.loads`` holds."""
+        return cls(
+            state.load,
+            identity.source,
+            state.uri,
+            identity.sha256,
+            state.rows,
+            state.nbytes,
+            state.done,
+            state.replaced_by,
+            datetime.fromisoformat(state.at),
+        )
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -174,6 +192,7 @@ class Load:
             "rows": self.rows,
             "bytes": self.bytes,
             "done": self.done,
+            "replaced_by": self.replaced_by,
             "updated_at": self.at,
         }
 

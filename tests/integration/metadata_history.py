@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
+from connectors.loads import Identity, LoadState
 from flows.ledger import LogIdentity, RunIdentity, Span
 from infra.metadata import Catalogue, Commit, Load
 from sinks.catalog import CatalogState, TableEntry
@@ -43,8 +44,10 @@ def make_catalogue(n: int, life: str = "a") -> Catalogue:
     return Catalogue(n, make_state(n, life).to_json())
 
 
-def make_load(number: int, rows: int, *, done: bool) -> Load:
-    return Load(f"load-{number}", "flights", f"/files/{number}.csv", f"{number:064x}", rows, 1000, done, START + timedelta(seconds=rows))
+def make_load(number: int, rows: int, *, done: bool) -> tuple[Identity, LoadState]:
+    at = f"2026-11-22T18:00:{rows:02}.000000Z"
+    identity = Identity("flights", f"{number:064x}", {"delimiter": ","})
+    return identity, LoadState(f"load-{number}", f"/files/{number}.csv", rows, rows * 20, done, at)
 
 
 @dataclass
@@ -83,7 +86,7 @@ class MemoryHistory:
     @classmethod
     def of(cls, commits: int, life: str = "a") -> MemoryHistory:
         log = MemoryLog(TABLE, GENERATION, {v: make_commit(v, life) for v in range(commits)})
-        return cls({n: make_catalogue(n, life) for n in (1, 2)}, [log], [make_load(1, 50, done=True)])
+        return cls({n: make_catalogue(n, life) for n in (1, 2)}, [log], [Load.of(*make_load(1, 50, done=True))])
 
 
 def content(dsn: str, *tables: str) -> dict[str, list[tuple]]:

@@ -24,7 +24,6 @@ from infra.metadata.schema import HEAD, LOCK, MIGRATIONS
 from tests.integration.metadata_history import (
     GENERATION,
     RUN,
-    START,
     TABLE,
     MemoryHistory,
     content,
@@ -66,8 +65,8 @@ def test_everything_reported_is_there_when_the_mirror_is_closed(empty):
         for version in range(900):
             report(mirror, version)
         mirror.catalogue(make_state(1))
-        mirror.load("load-1", "flights", "/files/1.csv", "ab", 50, 1000, True, START)
-        mirror.load("load-1", "flights", "/files/1.csv", "ab", 20, 1000, False, START)
+        mirror.load(*make_load(1, 50, done=True))
+        mirror.load(*make_load(1, 20, done=False))
         mirror.run_ended(RUN, "failed", "PositionGap: core.flight")
     assert said == []
     with psycopg.connect(empty) as connection:
@@ -75,7 +74,7 @@ def test_everything_reported_is_there_when_the_mirror_is_closed(empty):
         assert connection.execute("SELECT table_name, kind, generation, n FROM kappa.live_tables").fetchall() == [
             ("core.flight", "append", "3f9a0c12b7de-1", 1)
         ]
-        assert connection.execute("SELECT rows, done FROM kappa.loads").fetchall() == [(50, True)]
+        assert connection.execute("SELECT rows, bytes, done FROM kappa.loads").fetchall() == [(50, 1000, True)]
         assert connection.execute("SELECT pid, status, error, ended_at IS NOT NULL FROM kappa.runs").fetchall() == [
             (4711, "failed", "PositionGap: core.flight", True)
         ]
@@ -151,8 +150,8 @@ def test_rebuild_gives_what_the_live_mirror_wrote(empty):
             report(mirror, version)
         for n in (1, 2):
             mirror.catalogue(make_state(n))
-        for load in [make_load(1, 20, done=False), make_load(1, 50, done=True)]:
-            mirror.load(load.load_id, load.source, load.uri, load.sha256, load.rows, load.bytes, load.done, load.at)
+        mirror.load(*make_load(1, 20, done=False))
+        mirror.load(*make_load(1, 50, done=True))
     live = content(empty)
     with psycopg.connect(empty) as connection:
         connection.execute("DROP SCHEMA kappa CASCADE")

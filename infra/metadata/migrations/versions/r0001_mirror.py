@@ -51,6 +51,7 @@ CREATE TABLE kappa.loads (
     rows        bigint,
     bytes       bigint,
     done        boolean,
+    replaced_by text,
     updated_at  timestamptz,
     PRIMARY KEY (warehouse, load_id)
 );
