@@ -1,0 +1,92 @@
+"""A file on disk: opened once, hashed, then read, so that both see the same bytes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+import pyarrow as pa
+
+from connectors.files.errors import FileUnreadable
+
+COMPRESSED = (".gz", ".zst")
+
+
+class Stream(Protocol):
+    """Something to read bytes from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+
+
+class InputFile:
+    """An open file. Use as a context manager. ``format``: its lower-case suffix without the compression's, such as ``.csv``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.uri = path.resolve().as_uri()
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        self.compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else None
+        self.format = suffixes[-1] if suffixes else ""
+        try:
+            self.file = path.open("rb")
+        except OSError as error:
+            raise FileUnreadable(path, str(error)) from error
+        self._opened = self._state()
+        self.size = os.fstat(self.file.fileno()).st_size
+
+    def __enter__(self) -> InputFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def sha256(self) -> str:
+        """The hash of the whole file as it lies on disk, in hex."""
+        self.file.seek(0)
+        return hashlib.file_digest(self.file, "sha256").hexdigest()
+
+    def content(self) -> Stream:
+        """The decompressed bytes, from the beginning."""
+        self.file.seek(0)
+        return _Content(self.path, _decompressed(self.file, self.compression))
+
+    @property
+    def position(self) -> int:
+        """How many bytes on disk have been read (a little ahead of the rows)."""
+        return self.file.tell()
+
+    @property
+    def changed(self) -> bool:
+        """Whether someone wrote to the file since it was opened."""
+        return self._state() != self._opened
+
+    def _state(self) -> tuple[int, int]:
+        state = os.fstat(self.file.fileno())
+        return state.st_size, state.st_mtime_ns
+
+
+def _decompressed(file: BinaryIO, compression: str | None) -> Stream:
+    if compression == ".gz":
+        return gzip.GzipFile(fileobj=file, mode="rb")
+    if compression == ".zst":
+        return cast(Stream, pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
+    return file
+
+
+class _Content:
+    """Says of which file a broken compression is."""
+
+    def __init__(self, path: Path, stream: Stream) -> None:
+        self._path = path
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._stream.read(size)
+        except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
+            raise FileUnreadable(self._path, str(error)) from error

@@ -1,0 +1,54 @@
+"""Which reader a file gets, and which of the reader's options decide its rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from connectors.files.chunk import Rows
+from connectors.files.csv import read_csv
+from connectors.files.errors import FormatMismatch
+from connectors.files.input import InputFile
+from connectors.files.lines import read_ndjson, read_text
+from connectors.files.parquet import read_parquet
+from flows.contract import Dialect, Source
+
+_PARQUET = (".parquet", ".pq")
+_OF_ANOTHER_FORMAT = {"csv": (".ndjson", ".jsonl", ".json"), "json": (".csv", ".tsv"), "text": _PARQUET}
+_INSTEAD = {".csv": "csv", ".tsv": "csv", ".ndjson": "json", ".jsonl": "json", ".json": "json", ".parquet": "json", ".pq": "json"}
+
+
+def read_rows(source: Source, file: InputFile) -> Rows:
+    """The rows of a file as events of ``source``: the source's format, or Parquet by the file's name.
+
+    Raises FormatMismatch, HeaderInvalid or FileUnreadable; all three name the file.
+    """
+    if file.format in _OF_ANOTHER_FORMAT[source.format]:
+        raise FormatMismatch(
+            file.path,
+            f'source {source.name} has format = "{source.format}", and the file is {file.format[1:]}',
+            f'load it into a source with format = "{_INSTEAD[file.format]}", or name the file for what it holds',
+        )
+    if file.format in _PARQUET:
+        return read_parquet(source, file)
+    return {"csv": read_csv, "json": read_ndjson, "text": read_text}[source.format](source, file)
+
+
+def reader_options(source: Source, file: InputFile) -> dict[str, Any]:
+    """What, apart from the file's bytes, decides which rows it has: a part of the identity of a load (docs/formats.md).
+
+    For delimited files: ``delimiter`` and ``null`` always, the others where they are not the default.
+    """
+    options: dict[str, Any] = {}
+    if file.format in _PARQUET:
+        return options
+    if source.format == "csv":
+        dialect, default = source.csv, Dialect()
+        options = {"delimiter": dialect.delimiter, "null": list(dialect.null)}
+        for name in ("quote", "header", "encoding"):
+            if getattr(dialect, name) != getattr(default, name):
+                options[name] = getattr(dialect, name)
+        if not dialect.header:
+            options["columns"] = list(source.columns)
+    if source.max_record_bytes != Source.model_fields["max_record_bytes"].default:
+        options["max_record_bytes"] = source.max_record_bytes
+    return options

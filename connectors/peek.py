@@ -1,0 +1,96 @@
+"""A look at a topic: its oldest or newest committed events, without leaving a trace there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from connectors.errors import KafkaFailed
+from connectors.extent import extent
+from connectors.topics import partitions
+
+SILENCE_TIMEOUT_S = 15.0
+_WAIT_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A record as it lies in the topic. ``timestamp_ms``: since 1970, None when it has none."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+def peek(config: Mapping[str, str], topic: str, count: int, start: Literal["earliest", "latest"]) -> list[Event]:
+    """Up to ``count`` events over all partitions, the oldest or the newest, in order of time, partition and offset.
+
+    Raises TopicMissing, TopicRefused, KafkaUnreachable, KafkaFailed.
+    """
+    held = extent(config, topic, partitions(config, topic))
+    read = _earliest if start == "earliest" else _latest
+    events: list[Event] = []
+    for partition, low in held.low.items():
+        events += read(config, topic, partition, low, held.stable[partition], count)
+    events.sort(key=lambda event: (event.timestamp_ms or 0, event.partition, event.offset))
+    return events[:count] if start == "earliest" else events[-count:]
+
+
+def _latest(config: Mapping[str, str], topic: str, partition: int, low: int, high: int, count: int) -> list[Event]:
+    """Offsets are not dense (transactions, compaction), so it looks further back until it has enough."""
+    reach = count + 8
+    while True:
+        start = max(low, high - reach)
+        found = _earliest(config, topic, partition, start, high, reach)
+        if len(found) >= count or start == low:
+            return found[-count:]
+        reach *= 4
+
+
+def _earliest(config: Mapping[str, str], topic: str, partition: int, start: int, end: int, count: int) -> list[Event]:
+    if start >= end:
+        return []
+    consumer = Consumer(
+        {
+            "log_level": 2,
+            **config,
+            "group.id": "kappa-peek",  # required by librdkafka; no group is joined, no offset committed
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+    )
+    events: list[Event] = []
+    silent_s = 0.0
+    try:
+        consumer.assign([TopicPartition(topic, partition, start)])
+        while len(events) < count:
+            messages = consumer.consume(min(count - len(events), 1000), _WAIT_S)
+            silent_s = 0.0 if messages else silent_s + _WAIT_S
+            if silent_s > SILENCE_TIMEOUT_S:
+                raise KafkaFailed(f"reading {topic}/{partition} failed", f"nothing came for {SILENCE_TIMEOUT_S:.0f} s")
+            for message in messages:
+                error = message.error()
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaFailed(f"reading {topic}/{partition} failed", error.str())
+                if error is not None or message.offset() >= end:
+                    return events
+                events.append(_event(message))
+    except KafkaException as error:
+        raise KafkaFailed(f"reading {topic}/{partition} failed", str(error.args[0])) from error
+    finally:
+        consumer.close()
+    return events
+
+
+def _event(message: Message) -> Event:
+    stamp = message.timestamp()[1]
+    headers = tuple((name, value) for name, value in message.headers() or ())
+    return Event(message.partition(), message.offset(), stamp if stamp >= 0 else None, message.key(), message.value(), headers)
