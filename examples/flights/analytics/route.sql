@@ -5,8 +5,8 @@ description = "Routes by number of flights"
 SELECT
     origin,
     dest,
-    any_value(dest_name) AS dest_name,
-    any_value(distance) AS distance,
+    max(dest_name) AS dest_name,
+    max(distance) AS distance,
     count(*) AS flights,
     avg(arr_delay) AS mean_arr_delay,
     count(DISTINCT carrier) AS carriers
