@@ -44,23 +44,26 @@ class Work:
     rejects: pa.Table
     filtered: pa.Int64Array
     rejected: pa.Int64Array
-    rejected_upstream: pa.Int64Array = NO_OFFSETS
+    rejected_upstream: pa.Int64Array = field(default_factory=lambda: NO_OFFSETS)
     warned: Mapping[str, pa.Int64Array] = field(default_factory=dict)
     failure: Failure | None = None
 
 
 class PerWorker(Generic[T]):
-    """One object a worker thread: DuckDB connections are not shared between workers."""
+    """One object a worker thread: DuckDB connections are not shared between workers.
+
+    Not ``threading.local``: to Python each call from Bytewax's threads is a thread of its own, whose locals die with the call.
+    """
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._local = threading.local()
+        self._made: dict[int, T] = {}
 
     def get(self) -> T:
-        if not hasattr(self._local, "it"):
-            self._local.it = self._make()
-        it: T = self._local.it
-        return it
+        worker = threading.get_ident()
+        if worker not in self._made:
+            self._made[worker] = self._make()
+        return self._made[worker]
 
 
 def build(
@@ -72,13 +75,14 @@ def build(
     max_rejects: int,
 ) -> Dataflow:
     """The dataflow that feeds ``sinks`` (table name -> sink). ``nodes``: the source's append tables in topological order."""
-    flow = Dataflow(f"kappa.{source.name}")
+    flow = Dataflow(f"kappa-{source.name}")
     batches = op.input("log", flow, log)
     raw, staging = f"raw.{source.name}", f"staging.{source.name}"
 
     def connect(table: str, stream: Stream[T], share: Callable[[T], Slice]) -> None:
         if table in sinks:
-            op.output(table, op.map(f"share.{table}", stream, lambda item: (OWNER, share(item))), sinks[table])
+            step = table.replace(".", "-")  # Bytewax keeps the period for itself
+            op.output(step, op.map(f"share-{step}", stream, lambda item: (OWNER, share(item))), sinks[table])
 
     connect(raw, batches, raw_share)
     needed = _needed(nodes, sinks)
@@ -87,7 +91,7 @@ def build(
     works = {staging: op.map("stage", batches, Staging(source, control))}
     for node in nodes:
         if node.name in needed:
-            works[node.name] = op.map(f"conform.{node.name}", works[node.upstream], Conforming(node, control, max_rejects))
+            works[node.name] = op.map(f"conform-{node.name.replace('.', '-')}", works[node.upstream], Conforming(node, control, max_rejects))
     for table, stream in works.items():
         connect(table, stream, share)
         connect(f"{table}__rejected", stream, rejected_share)

@@ -221,7 +221,4 @@ class Session:
         return f"generation {fed.target.generation} is live no more: {entry.generation} took its place; this branch ends"
 
     def _committed(self, fed: Fed, info: CommitInfo) -> None:
-        target = fed.target
-        self._mirror.commit(
-            target.name, target.generation, info.version, info.record.to_json(), info.files, info.rows, info.nbytes, info.at
-        )
+        self._mirror.commit(fed.target.name, fed.target.generation, info)

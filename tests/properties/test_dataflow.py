@@ -37,7 +37,8 @@ RUN = RunIdentity("host", 1, "2026-01-01T00:00:00.000000Z")
 FOLDER = Path(tempfile.mkdtemp(prefix="kappa-properties-"))
 write_folder(FOLDER, TOPIC)
 PROJECT = load_project(FOLDER)
-PLAN = require(analyse(PROJECT))
+PLAN = analyse(PROJECT)
+require(PLAN)
 DEFINITIONS = definitions(PROJECT, PLAN)
 
 
@@ -148,7 +149,7 @@ def oracle(query: str, staged: pa.Table) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=int(__import__("os").environ.get("N","200")), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     log=logs(),
     cuts=st.lists(st.integers(1, 7), min_size=1, max_size=4),
