@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from connectors.loads import Identity, read_loads
+from connectors.loads import TOPIC, Identity, read_loads
 from connectors.topics import Admin, TopicMissing
 from infra.metadata.records import Catalogue, Commit, Load
 from sinks.address import TableAddress
@@ -88,10 +88,12 @@ class WarehouseHistory:
     def loads(self) -> Iterator[Load]:
         """What is committed to ``kappa.loads`` now; waits for no open transaction. Raises what connectors.loads.read_loads raises."""
         config = self.kafka()
+        admin = Admin(config)
         try:
-            found = read_loads(config, Admin(config), wait=False)
+            admin.describe([TOPIC])
         except TopicMissing:  # nothing was ever loaded
             return
+        found = read_loads(config, admin, wait=False)
         newest = set()
         for key, state in found.states.items():
             newest.add(state.load)

@@ -57,3 +57,8 @@ def test_rebuild_from_kappa_loads_holds_what_the_loads_reported(kafka, dsn, topi
     finally:
         open_transaction.abort_transaction(20)
     assert loads_of(dsn, source.name) == [(reported[0][0], None, None, None, None, None), reported[1]]
+
+
+def test_there_are_no_loads_before_the_first(kafka, tmp_path, topic_name, monkeypatch):
+    monkeypatch.setattr("infra.metadata.history.TOPIC", topic_name)
+    assert list(WarehouseHistory(str(tmp_path), lambda: kafka.config).loads()) == []
