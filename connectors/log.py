@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.errors import KafkaFailed
 from flows.batch import HEADERS, RECORDS
 
-ANSWER_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 60.0
 _WAIT_S = 0.2
 
@@ -95,19 +93,3 @@ def _batch(messages: list[Message]) -> pa.RecordBatch:
         schema=RECORDS,
     )
 
-
-def extents(config: Mapping[str, str], topic: str, partitions: list[int]) -> dict[int, tuple[int, int]]:
-    """Partition -> (log start offset, last stable offset): the committed range now. Raises KafkaFailed."""
-    admin = AdminClient({**config, "log_level": 2})
-    asked = [TopicPartition(topic, partition) for partition in partitions]
-    try:
-        ends = []
-        for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
-            futures = admin.list_offsets(
-                dict.fromkeys(asked, spec), isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_TIMEOUT_S
-            )
-            ends.append({place.partition: future.result(ANSWER_TIMEOUT_S).offset for place, future in futures.items()})
-    except (KafkaException, TimeoutError) as error:
-        raise KafkaFailed(f"Kafka does not tell the offsets of topic {topic}", str(error)) from error
-    first, last = ends
-    return {partition: (first[partition], last[partition]) for partition in partitions}

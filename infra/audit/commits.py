@@ -64,41 +64,42 @@ class Walk:
             self._check(commit)
         return self
 
-    def _find(self, what: str, partition: Partition | None = None) -> None:
+    def find(self, what: str, partition: Partition | None = None, next_step: str = "") -> None:
+        """Add a finding of the table, or of one of its topic partitions."""
         where = f"{partition[0]}/{partition[1]}" if partition else ""
-        self.findings.append(Finding(self.address.name, where, what, next_step=f"kappa run --rebuild {self.address.name}"))
+        self.findings.append(Finding(self.address.name, where, what, next_step=next_step or f"kappa run --rebuild {self.address.name}"))
 
     def _check(self, commit: Commit) -> None:
         version, record = commit.version, commit.record
         if self._version is not None and version != self._version + 1:
-            self._find(f"versions {self._version + 1} to {version - 1} are missing from the log")
+            self.find(f"versions {self._version + 1} to {version - 1} are missing from the log")
             self.record = None
         self._version = version
         if record is None:
             if commit.adds or commit.removes:
-                self._find(f"version {version} was written by another program and changes rows")
+                self.find(f"version {version} was written by another program and changes rows")
             if any(app_id.startswith(self.address.txn_prefix) for app_id in commit.txns):
-                self._find(f"version {version} moves positions and has no ledger")
+                self.find(f"version {version} moves positions and has no ledger")
             return
         self._ledger(version, record)
         self._transactions(commit, record)
         written = sum(span.written for span in record.ranges.values())
         if commit.rows < written or (commit.rows > written and not self.multiplies):
-            self._find(f"version {version} added {commit.rows} rows, and its ledger says {written} written")
+            self.find(f"version {version} added {commit.rows} rows, and its ledger says {written} written")
         if commit.removes:
-            self._find(f"version {version} removed {commit.removes} files as data: append tables only grow")
+            self.find(f"version {version} removed {commit.removes} files as data: append tables only grow")
         self.record = record
 
     def _ledger(self, version: int, record: CommitRecord) -> None:
         for name, spans in (("range", record.ranges), ("totals", record.totals)):
             for partition, span in spans.items():
                 if not span.balanced or min(span.read, span.written, span.filtered, span.rejected) < 0 or span.start > span.end:
-                    self._find(f"version {version}: the {name} do not balance: {span_text(span)}", partition)
+                    self.find(f"version {version}: the {name} do not balance: {span_text(span)}", partition)
         for partition, span in record.ranges.items():
             self.walked[partition] = self.walked.get(partition, 0) + 1
             total = record.totals.get(partition)
             if total is None or total.end != span.end or total.start > span.start:
-                self._find(f"version {version}: the totals do not end where the range does ({span_text(span)})", partition)
+                self.find(f"version {version}: the totals do not end where the range does ({span_text(span)})", partition)
         if self.record is not None:
             self._joins(version, self.record, record)
 
@@ -107,22 +108,22 @@ class Walk:
             was, span, total = before.totals.get(partition), record.ranges.get(partition), record.totals.get(partition)
             if was is not None and span is not None and was.end != span.start:
                 gap = "a gap" if span.start > was.end else "an overlap"
-                self._find(f"version {version}: {gap}: the range begins at {span.start}, and the one before ended at {was.end}", partition)
+                self.find(f"version {version}: {gap}: the range begins at {span.start}, and the one before ended at {was.end}", partition)
                 continue
             expected = was if span is None else span if was is None else was.then(span)
             if total != expected:
                 says = f"{span_text(total)}, expected {span_text(expected)}"
-                self._find(f"version {version}: the totals are not the previous totals and the range: {says}", partition)
+                self.find(f"version {version}: the totals are not the previous totals and the range: {says}", partition)
 
     def _transactions(self, commit: Commit, record: CommitRecord) -> None:
         for partition, span in record.ranges.items():
             stored = commit.txns.get(self.address.txn(*partition))
             if stored != span.end:
-                self._find(f"version {commit.version}: Delta's transaction says {stored}, and the ledger {span.end}", partition)
+                self.find(f"version {commit.version}: Delta's transaction says {stored}, and the ledger {span.end}", partition)
         if commit.txns.get(self.address.owner_txn) != record.epoch:
-            self._find(f"version {commit.version}: Delta's owner transaction is not the ledger's epoch {record.epoch}")
+            self.find(f"version {commit.version}: Delta's owner transaction is not the ledger's epoch {record.epoch}")
         if record.epoch < self._owner:
-            self._find(f"version {commit.version}: epoch {record.epoch} committed after epoch {self._owner}: an owner was not fenced")
+            self.find(f"version {commit.version}: epoch {record.epoch} committed after epoch {self._owner}: an owner was not fenced")
         self._owner = max(self._owner, record.epoch)
 
 

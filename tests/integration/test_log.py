@@ -11,7 +11,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.errors import KafkaFailed
-from connectors.log import committed_records, extents
+from connectors.extent import extent
+from connectors.log import committed_records
 from flows.batch import RECORDS
 
 pytestmark = pytest.mark.slow
@@ -41,10 +42,8 @@ def test_committed_records_are_exactly_those_of_committed_transactions(kafka, to
         else:
             producer.commit_transaction(30)
             expected += values
-    low, end = extents(kafka.config, topic, [0, 1])[0]
-    assert (low, extents(kafka.config, topic, [1])[1]) == (0, (0, 0))
-    assert end == 12 + sum(1 for _ in expected) + (end - 12 - len(expected))
-    assert end > len(expected)
+    end = extent(kafka.config, topic, [0, 1]).stable[0]
+    assert end > len(expected) + 12  # each transaction ends with a marker, and some were aborted
     batches = list(committed_records(kafka.config, topic, 0, 0, end, chunk_records=25))
     records = pa.Table.from_batches(batches)
     assert records.schema == RECORDS

@@ -1,0 +1,149 @@
+"""The audit of a storage root: commits, rows and topics, table by table and partition by partition."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from deltalake import DeltaTable
+
+from flows.errors import KappaError
+from flows.ledger import Span
+from infra.audit.commits import Walk, check_identity, commits_of
+from infra.audit.findings import Finding, Proof
+from infra.audit.log import TopicLog, count
+from infra.audit.rows import Rows
+from sinks.address import TableAddress
+from sinks.catalog import CatalogState
+from sinks.engine import Engine, Pinned
+from sinks.history import newest
+from sinks.log import DeltaLog
+
+REJECTED = "__rejected"
+
+
+@dataclass(slots=True)
+class Audited:
+    """One table: its newest version when the audit began, the walk over its commits, its rows, and a proof for each partition.
+
+    ``same_log``: its topic is the one that it was built from, which ``Audit.count`` finds out.
+    """
+
+    address: TableAddress
+    version: int
+    rows: Rows
+    walk: Walk
+    proofs: dict[tuple[str, int], Proof] = field(default_factory=dict)
+    same_log: bool = False
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [*self.walk.findings, *(finding for proof in self.proofs.values() for finding in proof.findings)]
+
+
+class Audit:
+    """Audits the live generations that ``state`` names. ``config``: librdkafka's; ``memory_limit``: bytes for DuckDB."""
+
+    def __init__(self, root: str, state: CatalogState, config: Mapping[str, str], memory_limit: int = 1_000_000_000) -> None:
+        self._config = config
+        self._addresses = {name: TableAddress(root, name, entry.generation) for name, entry in state.tables.items()}
+        self._versions = {name: DeltaLog(address.folder).versions()[-1] for name, address in self._addresses.items()}
+        pinned = [Pinned(name, address.uri, self._versions[name], hidden=False) for name, address in self._addresses.items()]
+        self._engine = Engine(pinned, {}, memory_limit)
+        self.tables: dict[str, Audited] = {}
+        self.logs: dict[str, TopicLog] = {}
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def table(self, name: str) -> Audited:
+        """Walk a table's commits and count its rows; the same answer when asked again. Raises QueryFailed when it cannot be read."""
+        if name not in self.tables:
+            self.tables[name] = self._table(name)
+        return self.tables[name]
+
+    def _table(self, name: str) -> Audited:
+        address, version = self._addresses[name], self._versions[name]
+        rows = Rows(self._engine, name)
+        walk = Walk(address, rows.multiplies).all(commits_of(address, version))
+        audited = Audited(address, version, rows, walk)
+        if walk.record is None:
+            walk.find("no commit in its log carries a ledger")
+            return audited
+        for (topic, partition), span in sorted(walk.record.totals.items()):
+            audited.proofs[topic, partition] = Proof(name, topic, partition, span, walk.walked.get((topic, partition), 0))
+        self._transactions(audited)
+        totals = rows.totals()
+        for proof in audited.proofs.values():
+            rows.check(proof, totals.pop(proof.partition, None))
+        for partition, (number, least, _) in totals.items():
+            walk.find(f"{number} rows are of partition {partition}, from offset {least}, which the ledger does not know")
+        return audited
+
+    def _transactions(self, audited: Audited) -> None:
+        table = DeltaTable(audited.address.uri, version=audited.version)
+        for proof in audited.proofs.values():
+            stored = table.transaction_version(audited.address.txn(proof.topic, proof.partition))
+            if stored != proof.span.end:
+                proof.find(f"Delta's transaction says position {stored}, and the ledger {proof.span.end}")
+
+    def count(self, names: Iterable[str]) -> None:
+        """Compare tables with their topics: identity, partitions, and the number of committed records."""
+        by_log: dict[tuple[str, int], list[Proof]] = defaultdict(list)
+        for name in names:
+            audited = self.table(name)
+            for topic in {topic for topic, _ in audited.proofs}:
+                audited.same_log = self._same_log(audited, topic)
+                if audited.same_log:
+                    for (of, partition), proof in audited.proofs.items():
+                        if of == topic:
+                            by_log[topic, partition].append(proof)
+        for (topic, partition), proofs in by_log.items():
+            count(self.logs[topic], partition, proofs)
+
+    def _same_log(self, audited: Audited, topic: str) -> bool:
+        """Whether the table's positions belong to the topic as it is, partition for partition; findings when not."""
+        record = audited.walk.record
+        assert record is not None
+        try:
+            log = self.log(topic)
+        except KappaError as error:
+            audited.walk.find(f"topic {topic} cannot be read: {error.what}: {error.cause}", next_step=error.next_step)
+            return False
+        other = check_identity(record, topic, log.identity)
+        if other is not None:
+            audited.walk.find(f"topic {topic} is not the one that it was built from: {other}")
+            return False
+        known, now = {partition for of, partition in audited.proofs if of == topic}, set(log.extent.low)
+        if known != now:
+            audited.walk.find(f"topic {topic} has partitions {sorted(now)}, and the ledger knows {sorted(known)}")
+        return known <= now
+
+    def log(self, topic: str) -> TopicLog:
+        """The topic, with the raw table that was read from it. Raises what ``TopicLog.open`` raises."""
+        if topic not in self.logs:
+            raw, spans = self._raw_of(topic)
+            self.logs[topic] = TopicLog.open(self._config, topic, raw, spans)
+        return self.logs[topic]
+
+    def _raw_of(self, topic: str) -> tuple[Rows | None, dict[int, Span]]:
+        for name, address in self._addresses.items():
+            commit = newest(address) if name.startswith("raw.") else None
+            if commit is not None and commit.record is not None:
+                spans = {partition: span for (of, partition), span in commit.record.totals.items() if of == topic}
+                if spans:
+                    return Rows(self._engine, name), spans
+        return None, {}
+
+    def rejects(self, names: Iterable[str]) -> None:
+        """The rejects of a staging table are the rows of its ``__rejected`` table, where both have come equally far."""
+        for name in names:
+            if not name.startswith("staging.") or f"{name}{REJECTED}" not in self._addresses:
+                continue
+            rejects = self.table(f"{name}{REJECTED}").proofs
+            for place, proof in self.table(name).proofs.items():
+                other = rejects.get(place)
+                if other and (other.span.start, other.span.end) == (proof.span.start, proof.span.end):
+                    if other.span.written != proof.span.rejected:
+                        proof.find(f"{proof.span.rejected} records were rejected, and {name}{REJECTED} has {other.span.written}")

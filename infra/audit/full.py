@@ -1,0 +1,43 @@
+"""``--full`` over a warehouse folder: which tables can be made again from its definitions, and doing so source by source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from flows.errors import KappaError
+from flows.fingerprint import Definition
+from flows.plan import Plan
+from flows.project import Project
+from infra.audit.audit import Audit
+from infra.audit.recompute import Recompute
+
+
+def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, definitions: Mapping[str, Definition]) -> None:
+    """Compare the tables in ``names`` with what the log gives; findings go to the audit's tables."""
+    by_source: dict[str, list[str]] = {}
+    for name in names:
+        definition = definitions.get(name)
+        audited = audit.table(name)
+        if definition is None or audited.address.generation.partition("-")[0] != definition.fingerprint:
+            what = "is not in the folder any more" if definition is None else "has changed since the table was built"
+            audited.walk.find(f"its definition {what}: it cannot be made again")
+        else:
+            by_source.setdefault(definition.source, []).append(name)
+    for source, tables in by_source.items():
+        _source(audit, source, tables, project, plan)
+
+
+def _source(audit: Audit, name: str, tables: list[str], project: Project, plan: Plan) -> None:
+    source = project.sources[name]
+    work = Recompute(source, [node for node in plan.nodes.values() if node.source == name])
+    try:
+        for place in sorted({place for table in tables for place in audit.table(table).proofs if place[0] == source.topic}):
+            audited = {table: audit.table(table) for table in tables}
+            proofs = {table: (each.proofs[place], each.rows) for table, each in audited.items() if place in each.proofs and each.same_log}
+            if proofs:
+                work.check(audit.log(source.topic), place[1], proofs)
+    except KappaError as error:
+        for table in tables:
+            audit.table(table).walk.find(f"it cannot be made again: {error.what}: {error.cause}", next_step=error.next_step)
+    finally:
+        work.close()

@@ -1,0 +1,184 @@
+"""``--full``: every table of a source made again from the log, and compared row by row with what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from flows.batch import RAW, RECORDS, Batch
+from flows.conform import Conform
+from flows.contract import Source
+from flows.ledger import Span
+from flows.plan import Node
+from flows.stage import Stage
+from infra.audit.compare import compare
+from infra.audit.findings import EXAMPLES, Proof
+from infra.audit.log import TopicLog
+from infra.audit.rows import Rows
+
+REJECTED = "__rejected"
+Offsets = npt.NDArray[np.int64]
+NONE: Offsets = np.array([], np.int64)
+_NO_RECORDS = pa.RecordBatch.from_pylist([], schema=RECORDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What one table should hold of a batch: its rows, and the offsets that were filtered and rejected, here or upstream."""
+
+    rows: pa.Table
+    filtered: Offsets
+    rejected: Offsets
+
+
+@dataclass(slots=True)
+class Check:
+    """One table's proof of one partition, and what was counted while comparing. ``refusing``: the tables whose rows are its rejects."""
+
+    proof: Proof
+    rows: Rows
+    refusing: Sequence[str]
+    span: Span | None = None
+    problems: dict[str, list[int]] = field(default_factory=dict)
+
+    def covers(self, start: int, end: int) -> bool:
+        return self.proof.span.start <= start and end <= self.proof.span.end
+
+    def note(self, problem: str, offsets: Sequence[int]) -> None:
+        """Collect a few positions for each kind of problem; one finding is made of each at the end."""
+        known = self.problems.setdefault(problem, [])
+        known += offsets[: EXAMPLES - len(known)]
+
+
+class Recompute:
+    """Makes the tables of one source again. ``nodes``: its append tables, each after what it reads."""
+
+    def __init__(self, source: Source, nodes: Sequence[Node]) -> None:
+        self._name = source.name
+        self._stage = Stage(source)
+        self._nodes = {node.name: node for node in nodes}
+        self._conforms = {node.name: Conform(node) for node in nodes}
+
+    def close(self) -> None:
+        for conform in self._conforms.values():
+            conform.close()
+
+    def chain(self, table: str) -> list[str]:
+        """A table and what it derives from, down to staging; empty for raw."""
+        if table.startswith("raw."):
+            return []
+        chain = [table.removesuffix(REJECTED)]
+        while chain[-1] in self._nodes:
+            chain.append(self._nodes[chain[-1]].upstream)
+        return chain
+
+    def make(self, batch: Batch, wanted: Collection[str]) -> dict[str, Made]:
+        """The share of a batch of every table in ``wanted``, and of what they derive from. Raises what staging and the SQL raise."""
+        offsets = _offsets(batch.records)
+        partition = pa.repeat(pa.scalar(batch.partition, pa.int32()), batch.records.num_rows)
+        made = {f"raw.{self._name}": Made(pa.Table.from_arrays([partition, *batch.records.columns], schema=RAW), NONE, NONE)}
+        needed = {name for table in wanted for name in self.chain(table)}
+        staging = f"staging.{self._name}"
+        if staging in needed:
+            staged = self._stage.stage(batch)
+            refused = _offsets(staged.rejects)
+            made[staging] = Made(staged.rows, staged.filtered.to_numpy(), refused)
+            made[f"{staging}{REJECTED}"] = Made(staged.rejects, np.setdiff1d(offsets, refused), NONE)
+        for name, node in self._nodes.items():
+            if name in needed:
+                upstream = made[node.upstream]
+                done = self._conforms[name].conform(upstream.rows, batch)
+                own = _offsets(done.rejects)
+                filtered = np.concatenate([upstream.filtered, done.filtered.to_numpy()])
+                made[name] = Made(done.rows, filtered, np.concatenate([upstream.rejected, own]))
+                made[f"{name}{REJECTED}"] = Made(done.rejects, np.setdiff1d(offsets, own), NONE)
+        return made
+
+    def check(self, log: TopicLog, partition: int, tables: Mapping[str, tuple[Proof, Rows]]) -> None:
+        """Compare one partition of ``tables`` with the log, as far as it can be read; findings go to the proofs."""
+        checks = {}
+        for name, (proof, rows) in tables.items():
+            if log.reaches(partition) <= proof.span.start and proof.span.end <= log.extent.stable[partition]:
+                refusing = [] if name.endswith(REJECTED) else [f"{of}{REJECTED}" for of in self.chain(name)]
+                checks[name] = Check(proof, rows, refusing)
+        # where a table begins or ends, all others are cut: a table is compared only where its ledger covers the whole batch
+        edges = {edge for check in checks.values() for edge in (check.proof.span.start, check.proof.span.end)}
+        for start, end in pairwise(sorted(edges | ({log.extent.low[partition]} if edges else set()))):
+            covering = {name: check for name, check in checks.items() if check.covers(start, end)}
+            for batch in _batches(log, partition, start, end) if covering else ():
+                made = self.make(batch, covering)
+                stored = {name: check.rows.read(partition, batch.start, batch.end) for name, check in covering.items()}
+                for name, check in covering.items():
+                    _compare(check, made[name], stored[name], provable=start >= log.extent.low[partition])
+                    _account(check, batch, made[name], stored)
+        for check in checks.values():
+            _conclude(check)
+
+
+def _batches(log: TopicLog, partition: int, start: int, end: int) -> Iterator[Batch]:
+    """Batches whose ranges cover ``[start, end)`` without a gap, so that rows at positions without a record are seen as well."""
+    held = _NO_RECORDS
+    for records in log.records(partition, start, end):
+        if held.num_rows:
+            following = records.column(0)[0].as_py()
+            yield Batch(log.topic, partition, start, following, held)
+            start = following
+        held = records
+    yield Batch(log.topic, partition, start, end, held)
+
+
+def _compare(check: Check, made: Made, stored: pa.Table, *, provable: bool) -> None:
+    """Row by row. What the topic no longer holds comes from the raw table, which cannot prove itself."""
+    proof = check.proof
+    if proof.table.startswith("raw.") and not provable:
+        note = "the topic no longer holds its first offsets: their bytes are not compared"
+        proof.notes += [note] if note not in proof.notes else []
+        return
+    missing = [name for name in made.rows.schema.names if name not in stored.schema.names]
+    if missing:
+        check.note(f"columns are missing: {', '.join(missing)}", [])
+        return
+    difference = compare(made.rows, stored)
+    proof.compared = (proof.compared or 0) + made.rows.num_rows
+    if difference.missing:
+        check.note("rows are missing that the log gives", difference.missing)
+    if difference.extra:
+        check.note("rows are there that the log does not give", difference.extra)
+    if difference.changed:
+        check.note(f"rows differ from what the log gives, in {', '.join(difference.columns)}", difference.changed)
+
+
+def _account(check: Check, batch: Batch, made: Made, stored: Mapping[str, pa.Table]) -> None:
+    """Every offset of the log is in the table, in its rejects, or filtered: by set difference over what is stored, and by count."""
+    read, written = _offsets(batch.records), np.unique(_offsets(made.rows))
+    span = Span(batch.start, batch.end, len(read), len(written), len(made.filtered), len(made.rejected))
+    check.span = span if check.span is None else check.span.then(span)
+    if not all(name in stored for name in check.refusing):
+        return  # its rejects have not come equally far: they are compared row by row, elsewhere
+    there = [_offsets(stored[name]) for name in (check.proof.table, *check.refusing)]
+    left_out = np.setdiff1d(read, np.concatenate(there))
+    wrong = np.setxor1d(left_out, made.filtered)
+    if len(wrong):
+        check.note("records are not in exactly one of table, rejects and filtered", wrong[:EXAMPLES].tolist())
+
+
+def _conclude(check: Check) -> None:
+    proof = check.proof
+    for problem, offsets in check.problems.items():
+        proof.find(problem, offsets)
+    if check.span is not None and check.span != proof.span:
+        proof.find(f"the log gives {_counts(check.span)}, and the ledger says {_counts(proof.span)}")
+
+
+def _counts(span: Span) -> str:
+    return f"read {span.read}, written {span.written}, filtered {span.filtered}, rejected {span.rejected}"
+
+
+def _offsets(rows: pa.Table | pa.RecordBatch) -> Offsets:
+    column: Offsets = rows.column("_offset").to_numpy()
+    return column

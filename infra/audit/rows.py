@@ -1,0 +1,79 @@
+"""The rows of a table against its ledger: each position once, none outside of what was committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from infra.audit.findings import EXAMPLES, Proof
+from sinks.engine import Engine
+
+CHUNK_OFFSETS = 4_000_000
+
+
+class Rows:
+    """One table pinned at the version that is audited. ``multiplies``: a record may have several rows, told apart by ``_row``."""
+
+    def __init__(self, engine: Engine, table: str) -> None:
+        self._engine = engine
+        schema, _, name = table.partition(".")
+        self._from = f'"{schema}"."{name}"'
+        self.table = table
+        self.columns = engine.relation(f"FROM {self._from}").columns
+        self.multiplies = "_row" in self.columns
+
+    def totals(self) -> dict[int, tuple[int, int, int]]:
+        """Partition -> (rows, least offset, greatest offset)."""
+        found = self._ask(f"SELECT _partition, count(*), min(_offset), max(_offset) FROM {self._from} GROUP BY _partition")
+        return {partition: (rows, least, greatest) for partition, rows, least, greatest in found}
+
+    def check(self, proof: Proof, total: tuple[int, int, int] | None) -> None:
+        """Count rows and distinct positions of a partition, in pieces of CHUNK_OFFSETS, and compare them with the ledger."""
+        span, partition = proof.span, proof.partition
+        rows, least, greatest = total or (0, span.start, span.start)
+        proof.rows = rows
+        if rows and (least < span.start or greatest >= span.end):
+            outside = self._ask(
+                f"SELECT _offset FROM {self._from} WHERE _partition = {partition} AND NOT (_offset >= {span.start} AND _offset < {span.end}) "
+                f"ORDER BY 1 LIMIT {EXAMPLES}"
+            )
+            proof.find(f"rows lie outside of the committed range [{span.start}, {span.end})", (offset for (offset,) in outside))
+        if not rows:
+            return self._compare(proof)
+        position = "_offset, _row" if self.multiplies else "_offset"
+        for start in range(least, greatest + 1, CHUNK_OFFSETS):
+            where = f"_partition = {partition} AND _offset >= {start} AND _offset < {min(start + CHUNK_OFFSETS, greatest + 1)}"
+            ((offsets, positions, counted),) = self._ask(
+                f"SELECT count(DISTINCT _offset), count(*), coalesce(sum(n), 0)::bigint "
+                f"FROM (SELECT {position}, count(*) AS n FROM {self._from} WHERE {where} GROUP BY ALL)"
+            )
+            proof.offsets += offsets
+            if positions != counted:
+                doubled = self._ask(
+                    f"SELECT _offset FROM {self._from} WHERE {where} GROUP BY {position} HAVING count(*) > 1 ORDER BY 1 LIMIT {EXAMPLES}"
+                )
+                proof.find(f"{counted - positions} rows are there twice", (offset for (offset,) in doubled))
+        return self._compare(proof)
+
+    def _compare(self, proof: Proof) -> None:
+        if proof.offsets != proof.span.written:
+            proof.find(f"the rows have {proof.offsets} distinct positions, and the ledger says {proof.span.written} written")
+
+    def offsets(self, partition: int, start: int, end: int) -> Iterable[tuple[int, int]]:
+        """(start, count) of the positions in ``[start, end)``, in pieces of CHUNK_OFFSETS."""
+        for piece in range(start, end, CHUNK_OFFSETS):
+            stop = min(piece + CHUNK_OFFSETS, end)
+            where = f"_partition = {partition} AND _offset >= {piece} AND _offset < {stop}"
+            ((count,),) = self._ask(f"SELECT count(DISTINCT _offset) FROM {self._from} WHERE {where}")
+            yield piece, count
+
+    def read(self, partition: int, start: int, end: int) -> pa.Table:
+        """The rows with positions in ``[start, end)``, by position."""
+        order = "_offset, _row" if self.multiplies else "_offset"
+        return self._engine.relation(
+            f"FROM {self._from} WHERE _partition = {partition} AND _offset >= {start} AND _offset < {end} ORDER BY {order}"
+        ).to_arrow_table()
+
+    def _ask(self, query: str) -> list[tuple[int, ...]]:
+        return self._engine.relation(query).fetchall()

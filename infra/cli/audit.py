@@ -1,0 +1,157 @@
+"""``kappa audit``: prove every table against its topic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.errors import UsageError
+from flows.fingerprint import definitions
+from flows.plan import analyse, require
+from flows.project import Project, load_project
+from infra.addresses import resolve
+from infra.audit.audit import REJECTED, Audit, Audited
+from infra.audit.findings import Finding, Proof
+from infra.audit.full import recompute
+from sinks.catalog import Catalog, CatalogState
+from sinks.engine import near_names
+
+
+@click.command(short_help="Prove every table against its topic.")
+@click.argument("tables", nargs=-1)
+@click.option("--full", is_flag=True, help="Also make every row again from the log, and compare.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.pass_obj
+def audit(folder: Path, tables: tuple[str, ...], full: bool, as_json: bool) -> int:
+    """Prove, for each table and partition, that every record of the log is in the table once, filtered, or rejected.
+
+    \b
+    What is proved:
+      commits  their ranges join without gap or overlap, each balances (read = written + filtered + rejected),
+               and Delta's transactions say the same positions
+      rows     each position once, as many as the ledger says
+      topic    the one that the table was built from; as many committed records as the ledger read
+      --full   every row made again from the log is the row that is stored
+
+    TABLES are names (core.flight) or sources (flights: all of its tables); none: all. Exit status 1 at any finding.
+
+    \b
+    Examples:
+      kappa audit
+      kappa audit core.flight --full
+    """
+    project = load_project(folder)
+    state = Catalog(project.storage).read()
+    names = _select(tables, state, project)
+    work = Audit(project.storage, state, resolve(project).kafka)
+    try:
+        for name in names:
+            work.table(name)
+        work.count(names)
+        work.rejects(names)
+        if full:
+            plan = analyse(project)
+            require(plan)
+            recompute(work, names, project, plan, definitions(project, plan))
+    finally:
+        work.close()
+    audited = [work.tables[name] for name in names]
+    findings = [finding for table in audited for finding in table.findings]
+    if as_json:
+        click.echo(json.dumps(to_json(audited), indent=2))
+    else:
+        _show(audited, findings, full=full)
+    return 1 if findings else 0
+
+
+def _select(wanted: tuple[str, ...], state: CatalogState, project: Project) -> list[str]:
+    """Tables, each with its rejects; a source stands for all of its tables. Raises UsageError."""
+    if not state.tables:
+        raise UsageError("there are no tables yet", next_step="kappa run --until-caught-up")
+    chosen: set[str] = set()
+    for name in wanted:
+        bases = [name]
+        if name in project.sources:
+            bases = [f"raw.{name}", f"staging.{name}", *(node.name for node in analyse(project).nodes.values() if node.source == name)]
+        found = {table for base in bases for table in (base, f"{base}{REJECTED}") if table in state.tables}
+        if not found:
+            near = near_names(name, state.tables)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(state.tables))}"
+            what = "is a view: nothing is stored, so there is nothing to prove" if name in state.views else "does not exist"
+            raise UsageError(f"{name} {what}", cause=hint, next_step="kappa tables")
+        chosen |= found
+    return sorted(chosen or state.tables)
+
+
+def _show(audited: list[Audited], findings: list[Finding], *, full: bool) -> None:
+    width = max(len(table.address.name) for table in audited)
+    for table in audited:
+        for proof in table.proofs.values():
+            click.echo(f"{table.address.name:{width}}  {_line(proof)}")
+        if not table.proofs:
+            click.echo(f"{table.address.name:{width}}  nothing committed yet")
+    for finding in findings:
+        where = f" {finding.where}" if finding.where else ""
+        click.secho(f"FINDING {finding.table}{where}: {finding.what}", fg="red")
+        if finding.positions:
+            click.echo(f"  for example: {', '.join(finding.positions)}")
+        click.echo(f"  next: {finding.next_step}")
+    click.echo(_summary(audited, findings, full=full))
+
+
+def _line(proof: Proof) -> str:
+    span = proof.span
+    ledger = f"read {span.read:,} = written {span.written:,} + filtered {span.filtered:,} + rejected {span.rejected:,}"
+    counted = "not counted" if proof.counted is None else f"{proof.counted:,}"
+    parts = [f"{proof.where} [{span.start:,}, {span.end:,})", ledger, f"log {counted}", f"rows {proof.rows:,}", f"commits {proof.commits:,}"]
+    if proof.compared is not None:
+        parts.append(f"compared {proof.compared:,}")
+    parts += [f"note: {note}" for note in proof.notes]
+    return "  ".join([*parts, "FINDINGS" if proof.findings else "ok"])
+
+
+def _summary(audited: list[Audited], findings: list[Finding], *, full: bool) -> str:
+    proofs = [proof for table in audited for proof in table.proofs.values()]
+    rows, commits = sum(proof.rows for proof in proofs), sum(proof.commits for proof in proofs)
+    compared = sum(proof.compared or 0 for proof in proofs)
+    proved = f"{len(audited)} tables, {len(proofs)} partitions, {commits:,} commits, {rows:,} rows"
+    again = f", {compared:,} rows made again from the log" if full else ""
+    verdict = f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" if findings else "no findings"
+    return f"audited {proved}{again}: {verdict}"
+
+
+def to_json(audited: list[Audited]) -> dict[str, Any]:
+    """The contract of ``kappa audit --json`` (docs/json.md)."""
+    return {
+        "ok": not any(table.findings for table in audited),
+        "tables": [
+            {
+                "table": table.address.name,
+                "generation": table.address.generation,
+                "version": table.version,
+                "partitions": [_proof(proof) for proof in table.proofs.values()],
+                "findings": [
+                    {"where": f.where, "what": f.what, "positions": list(f.positions), "next_step": f.next_step} for f in table.findings
+                ],
+            }
+            for table in audited
+        ],
+    }
+
+
+def _proof(proof: Proof) -> dict[str, Any]:
+    return {
+        "topic": proof.topic,
+        "partition": proof.partition,
+        **proof.span.to_json(),
+        "commits": proof.commits,
+        "rows": proof.rows,
+        "positions": proof.offsets,
+        "log_records": proof.counted,
+        "compared_rows": proof.compared,
+        "notes": proof.notes,
+        "ok": not proof.findings,
+    }
