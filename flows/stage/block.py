@@ -1,0 +1,193 @@
+"""The whole-batch path: pyarrow.json over the bytes of many records at once, exact or in doubt.
+
+Why the rows are the records. Each value begins with ``{`` and ends with ``}`` (``buffers.bracketed``), and the reader, which takes
+documents one after another, returned as many rows as there are values. (1) If there are as many ``}`` bytes as values, every object has
+exactly the one at its value's end, so the values need not even be separated. (2) Otherwise a newline stands between them: a raw newline
+is an error in a JSON string, and ``}`` newline ``{`` is an error inside an object or array, so every value holds at least one whole
+document, hence exactly one. Since the first document is an object, the reader's crash on a leading ``null`` cannot happen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from flows.contract import EXTRA, Source
+from flows.stage import buffers, columns
+from flows.stage.buffers import Mask
+from flows.stage.columns import Doubt, either
+from flows.stage.document import MAX_DEPTH
+from flows.stage.kinds import Kind, List, Scalar, Struct, holds_json, kind_of
+from flows.stage.raw import RawReader, json_texts, too_deep
+from flows.stage.suspects import Witness
+
+_NO_JSON = "NaN|Inf"
+_TINY_NUMBER = r"[:\[, \t\r\n]-?[0-9]+(\.[0-9]+)?[eE]-|\.[0-9]{36}"
+_UNNAMED = "unexpected field"
+
+
+class UnnamedMember(Doubt):
+    """A record has a member that the contract does not name."""
+
+
+@dataclass(slots=True)
+class Block:
+    """``columns``: the contract's, in order, then ``_extra`` with extra = keep; ``doubtful``: rows that the tolerant path must judge."""
+
+    columns: list[pa.Array]
+    doubtful: Mask | None
+
+
+class BlockReader:
+    """Reads groups of records of format json or csv. A reader belongs to one source."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._witness = Witness(source)
+        self.suspects = self._witness.suspects
+        self._kinds = {name: kind_of(column) for name, column in source.columns.items()}
+        self._csv = source.format == "csv"
+        originals = [] if self._csv else [name for name, kind in self._kinds.items() if isinstance(kind, Scalar) and kind.name == "json"]
+        self._raw = RawReader(frozenset(self._kinds), originals)
+        read = {name: kind for name, kind in self._kinds.items() if name not in originals}
+        self._schema = pa.schema([pa.field(name, pa.string() if self._csv else columns.json_type(kind)) for name, kind in read.items()])
+        self._required = {name for name, column in source.columns.items() if column.not_null} | set(source.key)
+        self._has_originals = bool(originals)
+        self._has_structs = not self._csv and any(_holds_struct(kind) for kind in self._kinds.values())
+        self._has_decimals = not self._csv and any(_holds(kind, "decimal") for kind in self._kinds.values())
+        self._has_hugeints = not self._csv and any(_holds(kind, "hugeint") for kind in self._kinds.values())
+        self._flat = all(isinstance(kind, Scalar) for kind in self._kinds.values())
+        self._unnamed_expected = False
+
+    @staticmethod
+    def possible(source: Source) -> bool:
+        """Whether this path can read the source at all: not without a typed column, nor with original text below a struct or list."""
+        kinds = [kind_of(column) for column in source.columns.values()]
+        nested = [kind for kind in kinds if not isinstance(kind, Scalar)]
+        return not all(map(holds_json, kinds)) and not any(map(holds_json, nested)) and all(map(str.isidentifier, source.columns))
+
+    def read(self, values: pa.Array) -> Block:
+        """``values``: UTF-8, bracketed. Raises Doubt."""
+        if self._source.extra != "keep":
+            return self._read(values, self._has_originals)
+        if not (self._unnamed_expected or self._has_originals):
+            try:
+                return self._read(values, False)
+            except UnnamedMember:
+                self._unnamed_expected = True
+        block = self._read(values, True)
+        self._unnamed_expected = block.columns[-1].null_count < len(values)
+        return block
+
+    def _read(self, values: pa.Array, split: bool) -> Block:
+        """``split``: also take the records apart for their original text; the reader then passes over what the contract does not name."""
+        lenient = split or self._source.extra == "ignore"
+        flat = buffers.text_count(values, buffers.CLOSE) == len(values)
+        data = buffers.content(values) if flat else buffers.lines(values)
+        table = _parse(data, len(values), self._schema, lenient)
+        arrays = dict(zip(table.column_names, map(_one_chunk, table.columns), strict=True))
+        self._confirm(values, data, list(arrays.values()), lenient)
+        doubtful = self._unseen(values, flat) if self._source.extra == "ignore" else None
+        if self._has_decimals and buffers.maybe_tiny_number(buffers.as_bytes(data)):
+            # Arrow's decimals read past their table of powers when they scale down that far, and may say zero.
+            tiny = np.asarray(pc.match_substring_regex(values, _TINY_NUMBER))
+            doubtful = either(doubtful, tiny if tiny.any() else None)
+        extra = pa.nulls(len(values), EXTRA.type)
+        if split:
+            originals = self._raw.read(values)
+            arrays |= originals.columns
+            extra = originals.extra
+            doubtful = either(doubtful, originals.doubtful)
+            if self._source.extra == "reject":
+                doubtful = either(doubtful, np.asarray(extra.is_valid()))
+        block = Block([], doubtful)
+        for name, kind in self._kinds.items():
+            column, wrong = self._finish(kind, arrays[name])
+            block.doubtful = either(block.doubtful, wrong)
+            if name in self._required and column.null_count:
+                block.doubtful = either(block.doubtful, np.asarray(column.is_null()))
+            block.columns.append(column)
+        if self._source.extra == "keep":
+            block.columns.append(extra)
+        return block
+
+    def _finish(self, kind: Kind, array: pa.Array) -> tuple[pa.Array, Mask | None]:
+        if not self._csv:
+            return columns.finish(kind, array)
+        if not isinstance(kind, Scalar):
+            return _nested_csv(kind, array)
+        return json_texts(array) if kind.name == "json" else columns.from_text(kind, array)
+
+    def _confirm(self, values: pa.Array, data: pa.Buffer, arrays: list[pa.Array], lenient: bool) -> None:
+        """Where the reader is lax: strings for decimals, ``1.0`` for hugeint; and what it passed over inside structs. Raises Doubt."""
+        needed = self._has_hugeints or (lenient and self._has_structs and self._source.extra != "ignore")
+        if self._has_decimals and not needed:
+            needed = lenient or not self._flat or not _no_quoted_number(data, arrays)
+        if needed and not self._witness.confirms(values):
+            raise Doubt("a field has another type")
+
+    @staticmethod
+    def _unseen(values: pa.Array, flat: bool) -> Mask | None:
+        """With extra = ignore the reader skips what is unnamed: NaN there is still no JSON, and deep nesting is refused."""
+        constants = np.asarray(pc.match_substring_regex(values, _NO_JSON))
+        shallow = flat and buffers.text_count(values, buffers.BRACKET) < MAX_DEPTH
+        return either(constants if constants.any() else None, None if shallow else too_deep(values))
+
+
+def _parse(data: pa.Buffer, rows: int, schema: pa.Schema, lenient: bool) -> pa.Table:
+    try:
+        table = pj.read_json(
+            pa.BufferReader(data),
+            read_options=pj.ReadOptions(use_threads=False, block_size=data.size + 1),
+            parse_options=pj.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore" if lenient else "error", newlines_in_values=True
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise (UnnamedMember if _UNNAMED in str(error) else Doubt)(str(error)) from None
+    if table.num_rows != rows:
+        raise Doubt(f"{rows} values hold {table.num_rows} documents")
+    return table
+
+
+def _nested_csv(kind: Kind, array: pa.Array) -> tuple[pa.Array, Mask | None]:
+    """Cells of struct and list columns hold JSON: each is read as the member of an object of its own."""
+    if _holds(kind, "decimal") or _holds(kind, "hugeint"):
+        raise Doubt("the reader would take a string for a number")
+    nothing, texts = pa.scalar(b""), array.fill_null("null").cast(pa.binary())
+    wrapped = pc.binary_join_element_wise(pa.scalar(b'{"c":'), texts, pa.scalar(b"}"), nothing)
+    table = _parse(buffers.lines(wrapped), len(array), pa.schema([pa.field("c", columns.json_type(kind))]), lenient=False)
+    return columns.finish(kind, _one_chunk(table.column(0)))
+
+
+def _no_quoted_number(data: pa.Buffer, arrays: list[pa.Array]) -> bool:
+    """Whether surely no number of these flat records stands in quotes, by counting.
+
+    Every quote belongs to a name or to a string. Without backslashes the strings are the text columns' bytes, and a colon that is not in
+    one of them follows a name. So quotes = 2 * names + 2 * strings, unless a number was a string.
+    """
+    content = buffers.as_bytes(data)
+    if buffers.count(content, buffers.BACKSLASH):
+        return False
+    texts = [array for array in arrays if pa.types.is_string(array.type)]
+    names = buffers.count(content, buffers.COLON) - sum(buffers.text_count(array, buffers.COLON) for array in texts)
+    strings = sum(len(array) - array.null_count for array in texts)
+    return bool(buffers.count(content, buffers.QUOTE) == 2 * (names + strings))
+
+
+def _holds(kind: Kind, name: str) -> bool:
+    if isinstance(kind, Struct):
+        return any(_holds(field, name) for field in kind.fields.values())
+    return _holds(kind.item, name) if isinstance(kind, List) else kind.name == name
+
+
+def _holds_struct(kind: Kind) -> bool:
+    return _holds_struct(kind.item) if isinstance(kind, List) else isinstance(kind, Struct)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)

@@ -1,0 +1,85 @@
+"""The contract's types as trees that both decoders walk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+import duckdb.sqltypes
+import pyarrow as pa
+
+from flows.contract import Column
+from flows.types import storage_type
+
+# DuckDB's integers with the range of the contract's own type, which can be narrower than the stored one's.
+INTEGERS: dict[str, tuple[int, int]] = {
+    "tinyint": (-(2**7), 2**7 - 1),
+    "smallint": (-(2**15), 2**15 - 1),
+    "integer": (-(2**31), 2**31 - 1),
+    "bigint": (-(2**63), 2**63 - 1),
+    "utinyint": (0, 2**8 - 1),
+    "usmallint": (0, 2**16 - 1),
+    "uinteger": (0, 2**32 - 1),
+    "ubigint": (0, 2**64 - 1),
+    "hugeint": (-(10**38) + 1, 10**38 - 1),  # what decimal(38,0) holds; DuckDB's own range is 1.7 times wider
+}
+FLOATS = ("float", "double")
+TIMES = ("date", "timestamp", "timestamptz")
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """``name``: a key of INTEGERS, one of FLOATS or TIMES, decimal, varchar, boolean, blob or json. ``title``: as people write it."""
+
+    name: str
+    title: str
+    arrow: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """A list of one kind."""
+
+    item: Kind
+    title: str
+    arrow: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """Named fields, all of them nullable."""
+
+    fields: Mapping[str, Kind]
+    title: str
+    arrow: pa.DataType
+
+
+Kind = Scalar | List | Struct
+
+
+def kind_of(column: Column) -> Kind:
+    """The tree of a column's type. Raises TypeUnknown or TypeRefused (flows.types)."""
+    return _kind(duckdb.sqltype(column.type.name))
+
+
+def _kind(parsed: object) -> Kind:
+    assert isinstance(parsed, duckdb.sqltypes.DuckDBPyType)
+    arrow = storage_type(parsed)
+    title = str(parsed).lower()
+    if parsed.id == "list":
+        (_, item), *_ = parsed.children
+        return List(_kind(item), title, arrow)
+    if parsed.id == "struct":
+        return Struct({name: _kind(child) for name, child in parsed.children}, title, arrow)
+    if parsed.id == "decimal":
+        return Scalar("decimal", title, arrow)
+    title = "timestamptz" if title == "timestamp with time zone" else title
+    return Scalar(title, title, arrow)
+
+
+def holds_json(kind: Kind) -> bool:
+    """Whether a value of this kind keeps some of the original text."""
+    if isinstance(kind, Struct):
+        return any(map(holds_json, kind.fields.values()))
+    return holds_json(kind.item) if isinstance(kind, List) else kind.name == "json"

@@ -1,0 +1,96 @@
+"""The rules of a contract, evaluated by DuckDB over typed rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.batch import Position
+from flows.contract import Source
+from flows.errors import KappaError
+from flows.stage.buffers import Mask
+from flows.stage.codes import Code
+from flows.stage.refusal import Refused
+
+
+class RuleFailed(KappaError):
+    """A row breaks a rule with on_failure = "fail". ``rule``: its name; ``position``: the first such record."""
+
+    def __init__(self, source: str, rule: str, check: str, position: Position) -> None:
+        super().__init__(
+            f"the record {position} breaks the rule {rule} of source {source}",
+            cause=f'{check} is false, and the rule says on_failure = "fail"',
+            next_step=f"correct sources/{source}.toml or the producer, then: kappa run",
+        )
+        self.rule = rule
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """``refused``: row index -> refusal. ``warned``: rule -> offsets of rows that break it and stay."""
+
+    refused: dict[int, Refused] = field(default_factory=dict)
+    warned: dict[str, pa.Int64Array] = field(default_factory=dict)
+
+
+class Rules:
+    """Evaluates a source's rules. A row breaks a rule when the check is FALSE; NULL passes, as in SQL's CHECK."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._checks = ", ".join(f"(({rule.check}) IS FALSE)" for rule in source.rules.values())
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def judge(self, rows: pa.Table, topic: str, partition: int) -> Judged:
+        """Judge rows that have ``_offset``. Rejects come first: warnings and failures are about the rows that stay. Raises RuleFailed."""
+        if not self._source.rules or not rows.num_rows:
+            return Judged()
+        broken, raised = self._evaluate(rows)
+        refused = {index: Refused(Code.RULE, f"the rules cannot be evaluated: {reason}") for index, reason in raised.items()}
+        for name, rule in self._source.rules.items():
+            if rule.on_failure == "reject":
+                for index in np.flatnonzero(broken[name]).tolist():
+                    refused.setdefault(index, Refused(Code.RULE, f"{rule.check} is false", rule=name))
+        stays = np.ones(rows.num_rows, np.bool_)
+        stays[list(refused)] = False
+        offsets = rows.column("_offset")
+        warned = {}
+        for name, rule in self._source.rules.items():
+            breaking = broken[name] & stays
+            if rule.on_failure == "reject" or not breaking.any():
+                continue
+            found = pc.filter(offsets, pa.array(breaking)).combine_chunks()
+            if rule.on_failure == "fail":
+                raise RuleFailed(self._source.name, name, rule.check, Position(topic, partition, found[0].as_py()))
+            warned[name] = found
+        return Judged(refused, warned)
+
+    def _evaluate(self, rows: pa.Table) -> tuple[dict[str, Mask], dict[int, str]]:
+        """Rule -> which rows break it, and the rows on which an expression raises: index -> why."""
+        try:
+            return self._query(rows), {}
+        except duckdb.Error as error:
+            if rows.num_rows == 1:
+                return {name: np.zeros(1, np.bool_) for name in self._source.rules}, {0: _first_line(error)}
+        half = rows.num_rows // 2
+        left, left_raised = self._evaluate(rows.slice(0, half))
+        right, right_raised = self._evaluate(rows.slice(half))
+        broken = {name: np.concatenate([left[name], right[name]]) for name in left}
+        return broken, left_raised | {index + half: reason for index, reason in right_raised.items()}
+
+    def _query(self, rows: pa.Table) -> dict[str, Mask]:
+        if self._connection is None:
+            self._connection = duckdb.connect(config={"threads": 1})
+            self._connection.execute("SET TimeZone = 'UTC'")
+        self._connection.register("typed", rows)
+        result = self._connection.execute(f"SELECT {self._checks} FROM typed").to_arrow_table()
+        return {name: np.asarray(column) for name, column in zip(self._source.rules, result.columns, strict=True)}
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).partition("\n")[0]
