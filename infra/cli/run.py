@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
@@ -60,6 +61,7 @@ def run(folder: Path, tables: tuple[str, ...], until_caught_up: bool, rebuild: b
     control = RunControl(lambda line: say({"event": "notice", "text": line}, line))
     _stop_on_signals(control)
     project = load_project(folder)
+    _calm_collector()
     started = time.monotonic()
     with Mirror.of(project, resolve(project), control.notify) as mirror:
         session = Session(project, control, mirror)
@@ -82,6 +84,12 @@ def run(folder: Path, tables: tuple[str, ...], until_caught_up: bool, rebuild: b
     if failures:
         click.echo(f"{len(failures)} table{'s' if len(failures) > 1 else ''} failed; see kappa tables", err=True)
         sys.exit(1)
+
+
+def _calm_collector() -> None:
+    """Kafka messages are tracked by Python's cycle collector, and form no cycles: with its defaults it takes half the time (measured)."""
+    gc.freeze()
+    gc.set_threshold(500_000, 20, 100)
 
 
 def _sayer(*, as_json: bool) -> Say:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flows.fingerprint import Definition, definitions
+import psutil
 
 from connectors.errors import TopicGone
 from connectors.extent import extent
@@ -19,6 +19,7 @@ from connectors.topics import TopicMissing, ensure_topic
 from flows.contract import Source
 from flows.control import RunControl
 from flows.errors import KappaError
+from flows.fingerprint import Definition, definitions
 from flows.ledger import RunIdentity
 from flows.plan import analyse, require
 from flows.project import Project
@@ -159,7 +160,7 @@ class Session:
     def _warn_when_young(self, address: TableAddress) -> None:
         """Another run may be at work on the table: say that this one takes it over."""
         last = newest(address)
-        if last is None or last.record is None:
+        if last is None or last.record is None or _has_ended(last.record.run):
             return
         age_s = (datetime.now(UTC) - last.at).total_seconds()
         if age_s < YOUNG_S:
@@ -222,3 +223,11 @@ class Session:
 
     def _committed(self, fed: Fed, info: CommitInfo) -> None:
         self._mirror.commit(fed.target.name, fed.target.generation, info)
+
+
+def _has_ended(run: RunIdentity) -> bool:
+    """Whether a run of this machine surely runs no more."""
+    if run.host != socket.gethostname():
+        return False
+    started_at = datetime.fromisoformat(run.started_at).timestamp()
+    return not psutil.pid_exists(run.pid) or psutil.Process(run.pid).create_time() > started_at
