@@ -64,7 +64,8 @@ class Warehouse:
     def make(cls, folder: Path, bootstrap: str, topic: str, partitions: int = 2, settings: str = "") -> Warehouse:
         """Write the folder and make the topic."""
         write_folder(folder, topic, partitions, settings)
-        AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(topic, partitions, 1)])[topic].result()
+        admin = AdminClient({"bootstrap.servers": bootstrap})  # kept: a collected client takes its answers with it
+        admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result()
         return cls(folder, bootstrap, topic, partitions)
 
     def environment(self, **more: str) -> dict[str, str]:
