@@ -74,7 +74,8 @@ def values(count: int, event_bytes: int, first: int = 0) -> Iterator[tuple[str, 
             f'{{"event_id":{event_id},"at":"2024-05-01T{hour:02}:{minute:02}:{second:02}.{micros:06}Z","user_id":{user},'
             f'"session":"{bits:016x}",'
             f'"kind":"{KINDS[bits % 5]}","page":"/products/{user % 9973}","country":"{COUNTRIES[bits % 8]}",'
-            f'"price":{user % 99_991 / 100:.2f},"quantity":{bits % 10},"score":{score},"ok":{"true" if bits & 1 else "false"},"note":"{NOTES[at : at + note_chars]}"}}'
+            f'"price":{user % 99_991 / 100:.2f},"quantity":{bits % 10},"score":{score},'
+            f'"ok":{"true" if bits & 1 else "false"},"note":"{NOTES[at : at + note_chars]}"}}'
         )
         yield str(user), value.encode()
 
@@ -82,7 +83,16 @@ def values(count: int, event_bytes: int, first: int = 0) -> Iterator[tuple[str, 
 def fill(bootstrap: str, name: str, events: int, *, partitions: int, event_bytes: int, busy: int | None = None) -> Topic:
     """Make a topic of ``events`` events, sent in turn to all partitions, or all to the partition ``busy``. All are acknowledged."""
     make_topic(bootstrap, name, partitions)
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "batch.size": 1_000_000, "queue.buffering.max.kbytes": 512_000})
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "linger.ms": 20,
+            "batch.size": 1_000_000,
+            "queue.buffering.max.messages": QUEUED_EVENTS + CHUNK_EVENTS,
+            "queue.buffering.max.kbytes": 1_000_000,
+            "log_level": 3,
+        }
+    )
     refused: list[str] = []
     nbytes = 0
     for number, first in enumerate(range(0, events, CHUNK_EVENTS)):
