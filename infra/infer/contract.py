@@ -1,0 +1,172 @@
+"""From a sample to a proposed contract, which the sample's own records then have to pass."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import duckdb
+import duckdb.sqltypes
+import pyarrow as pa
+
+from flows.batch import RECORDS, Batch
+from flows.sql.storage import COLUMN_NAME
+from flows.sql.tree import quoted
+from flows.stage import Code, Stage
+from infra.infer.proposal import Guess, Proposal
+from infra.infer.sample import Sample
+from infra.infer.texts import Texts
+
+_TEXTUAL = ("varchar", "date", "timestamp", "timestamp with time zone", "time", "uuid", "timestamp_ns")
+_EXACT = ("boolean", "bigint", "double", "hugeint", "ubigint")
+_KEY_TRIES = 12
+_STAGE_ROWS = 50_000
+
+
+def propose(sample: Sample, name: str, topic: str, origin: str) -> Proposal:
+    """Propose a source for a sample of records."""
+    scope = f"{len(sample.values):,} records" if sample.whole else f"the first {len(sample.values):,} records"
+    proposal = Proposal(name, topic, sample.format, f"{scope} of {origin}", {}, sample.dialect)
+    if sample.broken:
+        proposal.remarks.append(f"{sample.broken:,} records could not be read: they will be rejects with the code unreadable_row")
+    if sample.format == "text":
+        proposal.columns["line"] = Guess("varchar", True, "the whole value")
+    else:
+        _columns(sample, proposal)
+    _verify(sample, proposal)
+    return proposal
+
+
+def _columns(sample: Sample, proposal: Proposal) -> None:
+    with tempfile.TemporaryDirectory(prefix="kappa-infer-") as folder, duckdb.connect(config={"threads": 2}) as connection:
+        file = Path(folder) / "sample.ndjson"
+        file.write_bytes(b"\n".join(value.replace(b"\n", b" ") for value in sample.values) + b"\n")
+        connection.execute("SET TimeZone = 'UTC'")
+        found = _detected(connection, file, sample.format == "csv")
+        names = _names(list(found), proposal)
+        columns = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
+        read = f"read_ndjson({_literal(str(file))}, columns = {{{columns}}}, maximum_object_size = 33554432)"
+        connection.execute(f"CREATE TABLE texts AS FROM {read}")
+        texts = Texts(connection, "texts")
+        if sample.format == "csv":
+            nulls = texts.null_texts(names)
+            proposal.dialect = proposal.dialect.model_copy(update={"null": nulls})
+            proposal.columns = {name: texts.guess(name, nulls, numbers=True) for name in names}
+        else:
+            proposal.columns = {name: _json_guess(texts, name, found[name]) for name in names}
+        _key(texts, proposal)
+    times = [name for kind in ("timestamptz", "timestamp", "date") for name, guess in proposal.columns.items() if guess.type == kind]
+    proposal.event_time = times[0] if times else None
+
+
+def _detected(connection: duckdb.DuckDBPyConnection, file: Path, texts: bool) -> dict[str, duckdb.sqltypes.DuckDBPyType]:
+    """Field -> the type that DuckDB sniffs from all records; nothing is read yet."""
+    options = "sample_size = -1, maximum_object_size = 33554432, map_inference_threshold = -1"
+    if texts:
+        options += ", maximum_depth = 1"
+    relation = connection.sql(f"FROM read_ndjson({_literal(str(file))}, {options})")
+    return dict(zip(relation.columns, relation.types, strict=True))
+
+
+def _names(fields: list[str], proposal: Proposal) -> list[str]:
+    """The fields that can be columns; the others are noted."""
+    names: dict[str, str] = {}
+    for field in fields:
+        if not COLUMN_NAME.match(field):
+            proposal.left_out[field] = "the name cannot be a column's; the values are kept in _extra"
+        elif field.lower() in names:
+            proposal.left_out[field] = f"differs only in case from {names[field.lower()]}; the values are kept in _extra"
+        else:
+            names[field.lower()] = field
+    return list(names.values())
+
+
+def _json_guess(texts: Texts, name: str, sniffed: duckdb.sqltypes.DuckDBPyType) -> Guess:
+    guess = texts.guess(name, (), numbers=False)
+    kind = _json_type(sniffed)
+    if kind == "varchar":
+        return guess
+    note = "a guess: decimal(p,s) keeps all digits of amounts" if kind == "double" else ""
+    return Guess(kind, guess.not_null, "always null" if kind == "json" and not guess.not_null and guess.note else note)
+
+
+def _json_type(kind: duckdb.sqltypes.DuckDBPyType) -> str:
+    """The contract's type for a type that DuckDB sniffed in JSON."""
+    name = str(kind).lower()
+    if name in _TEXTUAL:
+        return "varchar"
+    if name in _EXACT:
+        return name
+    if kind.id not in ("list", "struct"):
+        return "json"
+    members = [(member, _json_type(child)) for member, child in kind.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)]
+    if kind.id == "list":
+        return f"{members[0][1]}[]"
+    return f"struct({', '.join(f'{quoted(member)} {child}' for member, child in members)})"
+
+
+def _key(texts: Texts, proposal: Proposal) -> None:
+    """A single column without nulls that no two rows share; named ones first."""
+    fit = [name for name, guess in proposal.columns.items() if guess.not_null and guess.type in ("integer", "bigint", "varchar")]
+    fit.sort(key=lambda name: not name.lower().endswith(("id", "key", "code", "number", "no")))
+    unique = [name for name in fit[:_KEY_TRIES] if texts.unique([name])]
+    if unique:
+        proposal.key = (unique[0],)
+        others = f"; so are {', '.join(unique[1:])}" if unique[1:] else ""
+        proposal.key_note = f"a guess: unique and never null here{others}"
+    else:
+        proposal.key_note = "no single column is unique and never null: name the columns that together identify a row"
+
+
+def _verify(sample: Sample, proposal: Proposal) -> None:
+    """Stage the sample with what is proposed; a column that refuses a record becomes one that takes it."""
+    for _ in range(2 * len(proposal.columns) + 1):
+        refusing = _refusing(sample, proposal)
+        if not refusing:
+            return
+        for name, code in refusing.items():
+            guess = proposal.columns[name]
+            if code in (Code.NULL_FIELD, Code.MISSING_FIELD, Code.NULL_KEY):
+                proposal.columns[name] = Guess(guess.type, False, guess.note)
+            elif guess.type == "json" or (guess.type == "varchar" and proposal.format == "csv"):
+                del proposal.columns[name]
+                proposal.left_out[name] = f"not every value could be read ({code}); the values are kept in _extra"
+            else:
+                loose = "varchar" if proposal.format == "csv" else "json"
+                proposal.columns[name] = Guess(loose, guess.not_null, f"a guess: not every value is a {guess.type} ({code})")
+
+
+def _refusing(sample: Sample, proposal: Proposal) -> dict[str, str]:
+    """column -> code of the first record that is refused because of it."""
+    stage = Stage(proposal.source())
+    found: dict[str, str] = {}
+    nulls = proposal.dialect.null if proposal.format == "csv" else ()
+    for start in range(0, len(sample.values), _STAGE_ROWS):
+        values = sample.values[start : start + _STAGE_ROWS]
+        if nulls:
+            values = [_with_nulls(value, nulls) for value in values]
+        count = len(values)
+        columns = [
+            pa.array(range(start, start + count), pa.int64()),
+            pa.repeat(pa.scalar(0, RECORDS.field("_timestamp").type), count),
+            pa.nulls(count, pa.binary()),
+            pa.array(values, pa.binary()),
+            pa.nulls(count, RECORDS.field("headers").type),
+        ]
+        batch = Batch(proposal.topic, 0, start, start + count, pa.record_batch(columns, schema=RECORDS))
+        rejects = stage.stage(batch).rejects
+        for column, code in zip(rejects.column("column").to_pylist(), rejects.column("code").to_pylist(), strict=True):
+            if column in proposal.columns:
+                found.setdefault(column, code)
+    return found
+
+
+def _with_nulls(value: bytes, nulls: tuple[str, ...]) -> bytes:
+    """What ``kappa load`` would send: the texts that stand for null are null."""
+    document = json.loads(value)
+    return json.dumps({name: None if text in nulls else text for name, text in document.items()}).encode()
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,116 @@
+"""Records to propose from: the rows of a file as ``kappa load`` would send them, or the events of a topic."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import msgspec
+
+from connectors.files.input import InputFile
+from connectors.files.reading import read_rows
+from connectors.peek import peek
+from flows.contract import Column, Dialect, Source
+from flows.errors import KappaError
+from infra.infer.proposal import Format
+
+SAMPLE_ROWS = 500_000
+SAMPLE_BYTES = 256 * 1024 * 1024
+TOPIC_EVENTS = 10_000
+_FORMATS: dict[str, Format] = {
+    **dict.fromkeys((".csv", ".tsv"), "csv"),
+    **dict.fromkeys((".ndjson", ".jsonl", ".json", ".parquet", ".pq"), "json"),
+}
+
+
+class NothingToInfer(KappaError):
+    """There are no records to propose a contract from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """``values``: the records' values; of csv they are JSON objects of texts, nothing taken for null. ``whole``: there are no more."""
+
+    format: Format
+    values: list[bytes]
+    dialect: Dialect
+    whole: bool
+    broken: int = 0
+
+
+def of_file(path: Path) -> Sample:
+    """Rows from the beginning of a file. Raises FileUnreadable, HeaderInvalid, NothingToInfer."""
+    with InputFile(path) as file:
+        form = _FORMATS.get(file.format) or _format(file)
+        dialect, names = _delimited(file) if form == "csv" else (Dialect(), [])
+        draft = Source(
+            name="draft", topic="draft", format=form, columns={name: Column(text="varchar", not_null=False) for name in names}, csv=dialect
+        )
+        values: list[bytes] = []
+        size = broken = 0
+        whole = True
+        for chunk in read_rows(draft, file).chunks:
+            values += [value for index, value in enumerate(chunk.values) if index not in chunk.broken]
+            broken += len(chunk.broken)
+            size += sum(map(len, chunk.values))
+            if len(values) >= SAMPLE_ROWS or size >= SAMPLE_BYTES:
+                whole = False
+                break
+    if not values:
+        raise NothingToInfer(f"{path} has no rows that can be read", next_step="name a file with rows")
+    return Sample(form, values, dialect, whole, broken)
+
+
+def of_topic(config: Mapping[str, str], topic: str) -> Sample:
+    """The oldest committed events of a topic. Raises TopicMissing, KafkaUnreachable, NothingToInfer."""
+    events = peek(config, topic, TOPIC_EVENTS, "earliest")
+    marked = [any(name == "kappa-broken" for name, _ in event.headers) for event in events]
+    values = [event.value for event, broken in zip(events, marked, strict=True) if event.value is not None and not broken]
+    if not values:
+        raise NothingToInfer(f"the topic {topic} has no committed events with a value", next_step=f"kappa peek {topic}")
+    return Sample(format_of(values), values, Dialect(null=()), len(events) < TOPIC_EVENTS, sum(marked))
+
+
+def format_of(values: Iterable[bytes]) -> Format:
+    """json when every value is a JSON object; csv when, besides, all members are texts or null; else text."""
+    only_texts = True
+    for value in values:
+        try:
+            document = msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return "text"
+        if not isinstance(document, dict):
+            return "text"
+        only_texts &= all(member is None or isinstance(member, str) for member in document.values())
+    return "csv" if only_texts else "json"
+
+
+def _format(file: InputFile) -> Format:
+    """The format of a file whose name does not tell."""
+    first = _first_line(file)
+    if first.lstrip().startswith("{"):
+        return "json"
+    return "csv" if any(delimiter in first for delimiter in ",;\t|") else "text"
+
+
+def _first_line(file: InputFile) -> str:
+    return file.content().read(64 * 1024).decode("utf-8-sig", "replace").splitlines()[0:1][0] if file.size else ""
+
+
+def _delimited(file: InputFile) -> tuple[Dialect, list[str]]:
+    """The dialect and the columns' names. DuckDB sniffs delimiter and quote; the first line is a header when it does not look like data."""
+    first = _first_line(file)
+    delimiter, quote = ("\t" if file.format == ".tsv" else ","), '"'
+    try:
+        sniffed = duckdb.connect().execute("SELECT Delimiter, Quote FROM sniff_csv(?)", [str(file.path)]).fetchone()
+    except duckdb.Error:
+        sniffed = None  # read with the defaults; rows that then are broken are counted
+    if sniffed is not None and sniffed[0] in first:
+        delimiter, quote = sniffed[0], sniffed[1] if sniffed[1] in ('"', "'") else '"'
+    cells = next(csv.reader([first], delimiter=delimiter, quotechar=quote), [])
+    data = any(not cell or cell.lstrip("-")[:1].isdigit() for cell in cells) or len(set(cells)) < len(cells)
+    names = [f"column_{number}" for number in range(1, len(cells) + 1)] if data else cells
+    return Dialect(delimiter=delimiter, quote=quote, null=(), header=not data), names
