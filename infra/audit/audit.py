@@ -144,6 +144,6 @@ class Audit:
             rejects = self.table(f"{name}{REJECTED}").proofs
             for place, proof in self.table(name).proofs.items():
                 other = rejects.get(place)
-                if other and (other.span.start, other.span.end) == (proof.span.start, proof.span.end):
-                    if other.span.written != proof.span.rejected:
-                        proof.find(f"{proof.span.rejected} records were rejected, and {name}{REJECTED} has {other.span.written}")
+                same_span = other is not None and (other.span.start, other.span.end) == (proof.span.start, proof.span.end)
+                if other is not None and same_span and other.span.written != proof.span.rejected:
+                    proof.find(f"{proof.span.rejected} records were rejected, and {name}{REJECTED} has {other.span.written}")

@@ -59,7 +59,9 @@ def count(log: TopicLog, partition: int, proofs: list[Proof]) -> None:
         if proof.span.end > log.extent.high[partition]:
             proof.find(f"the ledger ends at {proof.span.end}, and the topic at {log.extent.high[partition]}")
         elif proof.span.start < reaches:
-            proof.notes.append(f"offsets {proof.span.start} to {reaches - 1} are gone from the topic and no raw table has them: not counted")
+            proof.notes.append(
+                f"offsets {proof.span.start} to {reaches - 1} are gone from the topic and no raw table has them: not counted"
+            )
         else:
             countable.append(proof)
             proof.counted = 0
@@ -73,4 +75,5 @@ def count(log: TopicLog, partition: int, proofs: list[Proof]) -> None:
             proof.counted = (proof.counted or 0) + int(last - first)
     for proof in countable:
         if proof.counted != proof.span.read:
-            proof.find(f"the log has {proof.counted} committed records in [{proof.span.start}, {proof.span.end}), and the ledger read {proof.span.read}")
+            where = f"[{proof.span.start}, {proof.span.end})"
+            proof.find(f"the log has {proof.counted} committed records in {where}, and the ledger read {proof.span.read}")

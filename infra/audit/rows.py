@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pyarrow as pa
 
 from infra.audit.findings import EXAMPLES, Proof
@@ -35,8 +33,8 @@ class Rows:
         proof.rows = rows
         if rows and (least < span.start or greatest >= span.end):
             outside = self._ask(
-                f"SELECT _offset FROM {self._from} WHERE _partition = {partition} AND NOT (_offset >= {span.start} AND _offset < {span.end}) "
-                f"ORDER BY 1 LIMIT {EXAMPLES}"
+                f"SELECT _offset FROM {self._from} WHERE _partition = {partition} "
+                f"AND NOT (_offset >= {span.start} AND _offset < {span.end}) ORDER BY 1 LIMIT {EXAMPLES}"
             )
             proof.find(f"rows lie outside of the committed range [{span.start}, {span.end})", (offset for (offset,) in outside))
         if not rows:
@@ -59,14 +57,6 @@ class Rows:
     def _compare(self, proof: Proof) -> None:
         if proof.offsets != proof.span.written:
             proof.find(f"the rows have {proof.offsets} distinct positions, and the ledger says {proof.span.written} written")
-
-    def offsets(self, partition: int, start: int, end: int) -> Iterable[tuple[int, int]]:
-        """(start, count) of the positions in ``[start, end)``, in pieces of CHUNK_OFFSETS."""
-        for piece in range(start, end, CHUNK_OFFSETS):
-            stop = min(piece + CHUNK_OFFSETS, end)
-            where = f"_partition = {partition} AND _offset >= {piece} AND _offset < {stop}"
-            ((count,),) = self._ask(f"SELECT count(DISTINCT _offset) FROM {self._from} WHERE {where}")
-            yield piece, count
 
     def read(self, partition: int, start: int, end: int) -> pa.Table:
         """The rows with positions in ``[start, end)``, by position."""

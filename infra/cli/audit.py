@@ -106,7 +106,13 @@ def _line(proof: Proof) -> str:
     span = proof.span
     ledger = f"read {span.read:,} = written {span.written:,} + filtered {span.filtered:,} + rejected {span.rejected:,}"
     counted = "not counted" if proof.counted is None else f"{proof.counted:,}"
-    parts = [f"{proof.where} [{span.start:,}, {span.end:,})", ledger, f"log {counted}", f"rows {proof.rows:,}", f"commits {proof.commits:,}"]
+    parts = [
+        f"{proof.where} [{span.start:,}, {span.end:,})",
+        ledger,
+        f"log {counted}",
+        f"rows {proof.rows:,}",
+        f"commits {proof.commits:,}",
+    ]
     if proof.compared is not None:
         parts.append(f"compared {proof.compared:,}")
     parts += [f"note: {note}" for note in proof.notes]

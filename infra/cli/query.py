@@ -43,7 +43,7 @@ def query(folder: Path, sql: str, form: str | None, file: Path | None, rows: int
     """
     if sql == "-":
         sql = sys.stdin.read()
-    form = form or _SUFFIXES.get(file.suffix.lower() if file else "", "table")
+    form = form or ("table" if file is None else form_of(file))
     if file is None and form in ("arrow", "parquet") and sys.stdout.isatty():
         raise UsageError(f"{form} is not for a terminal", next_step=f"name a file: -o answer.{form}")
     with Warehouse.open(folder) as warehouse:
@@ -53,7 +53,7 @@ def query(folder: Path, sql: str, form: str | None, file: Path | None, rows: int
         if file is None:
             _print(answer, form, rows)
         else:
-            _save(answer, form, rows, file)
+            save(answer, form, file, rows)
 
 
 def _print(answer: Result, form: str, rows: int) -> None:
@@ -65,8 +65,13 @@ def _print(answer: Result, form: str, rows: int) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _save(answer: Result, form: str, rows: int, file: Path) -> None:
-    """Beside the file first, then renamed: a query that fails on the way leaves no half answer."""
+def form_of(file: Path) -> str:
+    """The format that a file's suffix names; ``table`` for any other."""
+    return _SUFFIXES.get(file.suffix.lower(), "table")
+
+
+def save(answer: Result, form: str, file: Path, rows: int = 40) -> None:
+    """Beside the file first, then renamed: a query that fails on the way leaves no half answer. Raises AnswerNotWritten, QueryFailed."""
     part = file.with_name(f".{file.name}.part")
     try:
         with part.open("wb") as out:
