@@ -118,7 +118,7 @@ def reason(error: BaseException, dsn: SecretStr) -> str:
         password = str(conninfo_to_dict(dsn.get_secret_value()).get("password") or "")
     except psycopg.ProgrammingError:
         return "the DSN is not valid"  # libpq's message would quote a part of it
-    line = first_line(error)
+    line = first_line(error).rpartition("failed: ")[2]  # what is before it names the server once more
     return line.replace(password, "***") if password else line
 
 
