@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from pyarrow import dataset
 
 from flows.faults import reach
 from sinks.address import TableAddress
@@ -106,15 +106,16 @@ def rewrite(address: TableAddress, table: DeltaTable, runs: Sequence[Sequence[Li
 
 
 def _row_groups(folder: Path, run: Sequence[LiveFile], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of a run's files in their order, a row group at a time."""
+    files = dataset.dataset([str(folder / unquote(file.path)) for file in run], schema=schema, format="parquet")
+    scanner = files.scanner(batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=2)
     buffer: list[pa.RecordBatch] = []
     nbytes = 0
-    for old in run:
-        with pq.ParquetFile(folder / unquote(old.path)) as file:
-            for batch in file.iter_batches(BATCH_ROWS):
-                buffer.append(batch.cast(schema))
-                nbytes += batch.nbytes
-                if nbytes >= GROUP_BYTES:
-                    yield pa.Table.from_batches(buffer)
-                    buffer, nbytes = [], 0
+    for batch in scanner.to_batches():
+        buffer.append(batch)
+        nbytes += batch.nbytes
+        if nbytes >= GROUP_BYTES:
+            yield pa.Table.from_batches(buffer)
+            buffer, nbytes = [], 0
     if buffer:
         yield pa.Table.from_batches(buffer)

@@ -54,30 +54,17 @@ def commits(address: TableAddress) -> Iterator[Commit]:
     if not log.path.exists():
         return
     versions = log.versions()
-    oldest = _oldest_readable(log, versions)
-    for version in reversed(versions):
+    oldest = 0 if versions[0] == 0 else (log.checkpoints() or [0])[0]  # a version is read from a checkpoint and the commits after it
+    for version in range(versions[-1], -1, -1):
         actions = log.read(version)
         if actions is None:
-            return  # cleaned up meanwhile, and with it everything older
+            return
         yield _commit(address, version, actions, readable=version >= oldest)
 
 
 def newest(address: TableAddress) -> Commit | None:
     """The newest commit that carries a ledger; None for a table without one."""
     return next((commit for commit in commits(address) if commit.record is not None), None)
-
-
-def vectors(address: TableAddress) -> Iterator[tuple[int, dict[Partition, int]]]:
-    """(version, positions) of every version that can still be read, newest first. Another program's commit moves no position."""
-    waiting: list[int] = []
-    for commit in commits(address):
-        if not commit.readable:
-            return
-        waiting.append(commit.version)
-        if commit.record is not None:
-            positions = commit.record.positions
-            yield from ((version, positions) for version in waiting)
-            waiting = []
 
 
 def positions_at(address: TableAddress, version: int) -> dict[Partition, int]:
@@ -91,14 +78,6 @@ def positions_at(address: TableAddress, version: int) -> dict[Partition, int]:
         if record is not None:
             return record.positions
     raise VersionGone(address.name, version)
-
-
-def _oldest_readable(log: DeltaLog, versions: Sequence[int]) -> int:
-    """A version can be read from a checkpoint at or below it, and every commit after that."""
-    checkpoints = log.checkpoints()
-    if versions and versions[0] == 0:
-        return 0
-    return checkpoints[0] if checkpoints else 0
 
 
 def _commit(address: TableAddress, version: int, actions: Sequence[Action], *, readable: bool) -> Commit:

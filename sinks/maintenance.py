@@ -22,6 +22,7 @@ from sinks.compaction import Stopped, choose, live_files, rewrite
 from sinks.errors import RewriteStale
 from sinks.log import DeltaLog
 from sinks.owner import Owner, Rewrite
+from sinks.table import open_table
 
 CHECKPOINT_COMMITS = 10
 CLEANUP_INTERVAL_S = 60.0
@@ -69,7 +70,7 @@ class Maintenance:
         except Stopped:
             return
         except Exception as error:  # noqa: BLE001 - never in the way of the stream
-            _log.warning("%s: maintenance failed and will be tried again: %s", owner.address.name, error)
+            _log.warning("%s: maintenance failed and will be tried again: %.500s", owner.address.name, error)
             return
         if work is None:
             return
@@ -105,6 +106,6 @@ class Maintenance:
 
     def _refreshed(self, address: TableAddress) -> DeltaTable:
         if self._table is None:
-            return DeltaTable(address.uri, storage_options=dict(address.storage_options) or None)
+            return open_table(address)
         self._table.update_incremental()
         return self._table

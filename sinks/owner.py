@@ -88,7 +88,8 @@ class Owner:
         self.address = address
         self._log = log
         self._version = version  # the last version seen
-        self._record = record  # the newest ledger seen, whoever wrote it
+        self._record = record  # the ledger of this owner's last commit
+        self._newest = record  # the newest ledger seen; unless it is this owner's, it is fenced for good
         self._own_version = version
         self._failure = record.failure
         self._foreign_change = -1  # the last version at which another program changed the table's files
@@ -211,6 +212,7 @@ class Owner:
         known = self._record.epoch
         for _ in range(CLAIM_ATTEMPTS):
             self._look("")
+            self._record = self._newest
             if self._record.epoch != known:
                 raise Fenced(self.address.name, known + 1, self._record.run, self._record.epoch)
             check_log(self.address, self._record, log)
@@ -224,17 +226,16 @@ class Owner:
         self, operation: str, actions: list[Action], record: CommitRecord, files: Sequence[WrittenFile] = (), basis: int | None = None
     ) -> CommitInfo:
         """Write a commit as the next version. ``basis``: give up when another program has changed the table's files since that version."""
-        mine = self._record
         at_ms = now_ms()
         body = self._body(operation, at_ms, actions, record)
         for _ in range(PUT_ATTEMPTS):
+            if self._newest is not self._record:
+                raise Fenced(self.address.name, self.epoch, self._newest.run, self._newest.epoch)
             if basis is not None and self._foreign_change > basis:
                 raise RewriteStale(self.address.name, self._foreign_change)
             if self._attempt(record, body):
                 at = datetime.fromtimestamp(at_ms // 1000, UTC) + timedelta(milliseconds=at_ms % 1000)
                 return CommitInfo(self._version, at, record, sum(f.rows for f in files), len(files), sum(f.nbytes for f in files))
-            if self._record is not mine:
-                raise Fenced(self.address.name, mine.epoch, self._record.run, self._record.epoch)
         raise self._failed(record.id)
 
     def _body(self, operation: str, at_ms: int, actions: list[Action], record: CommitRecord) -> bytes:
@@ -248,46 +249,55 @@ class Owner:
         except OSError as error:  # unknown: it may be there
             self._trouble = error
             landed = False
-        if not landed:
-            return self._look(record.id)
-        self._refuse_if_overtaken(version)
-        self._version = self._own_version = version
-        self._record = record
+        if landed:
+            self._version, self._newest = version, record
+        elif not self._look(record.id):
+            return False
+        self._refuse_if_overtaken()
+        self._own_version, self._record = self._version, self._newest
         return True
 
     def _look(self, commit_id: str) -> bool:
-        """Read the versions after the last one seen. True: ``commit_id`` is the last of them, so it had landed."""
-        while (actions := self._log.read(self._version + 1)) is not None:
-            self._version += 1
+        """Read the versions after the last one seen, up to ``commit_id``. True: it is there, so it had landed.
+
+        A version that no owner can go on after is not passed, so that every later commit meets it again.
+        """
+        name = self.address.name
+        while (actions := self._log.read(version := self._version + 1)) is not None:
             if any("metaData" in action or "protocol" in action for action in actions):
-                raise TableAltered(self.address.name, f"version {self._version} changed its schema, properties or protocol")
+                raise TableAltered(name, f"version {version} changed its schema, properties or protocol")
             if self.address.owner_txn in txns_of(actions):
-                self._record = self._ledger(actions)
-                if self._record.id == commit_id:
-                    self._own_version = self._version
-                    return True
+                self._newest = self._ledger(actions)
             elif any(app_id.startswith(self.address.txn_prefix) for app_id in txns_of(actions)):
-                raise LedgerBroken(self.address.name, f"version {self._version} moved its positions without owning it")
+                raise LedgerBroken(name, f"version {version} moved its positions without owning it")
             elif any("add" in action or "remove" in action for action in actions):
-                self._foreign_change = self._version
+                self._foreign_change = version
+            self._version = version
+            if self._newest.id == commit_id:
+                return True
         return False
 
     def _ledger(self, actions: list[Action]) -> CommitRecord:
         record = record_of(self.address, actions)
         if record is None:
-            raise LedgerBroken(self.address.name, f"version {self._version} took the table's epoch without a ledger")
+            raise LedgerBroken(self.address.name, f"version {self._version + 1} took the table's epoch without a ledger")
         return record
 
-    def _refuse_if_overtaken(self, version: int) -> None:
+    def _refuse_if_overtaken(self) -> None:
         """A version that was free because a later owner had cleaned it up is no commit: readers start at a checkpoint above it.
 
         That takes a process that was stopped for longer than the log's retention. The version before mine is then gone as well.
         """
+        version = self._version
         if self._log.last_checkpoint() <= version and self._log.commit_path(version - 1).exists():
             return
-        newest = max(self._log.versions())
-        record = record_of(self.address, self._log.read(newest) or [])
-        raise Fenced(self.address.name, self.epoch, record.run if record else None, record.epoch if record else self.epoch + 1)
+        self._log.commit_path(version).unlink()
+        self._version -= 1
+        ledger = newest(self.address)
+        assert ledger is not None
+        assert ledger.record is not None
+        self._newest = ledger.record
+        raise Fenced(self.address.name, self.epoch, self._newest.run, self._newest.epoch)
 
     def _failed(self, commit_id: str) -> CommitFailed:
         cause: Any = self._trouble or "other programs commit to the table faster than its owner"

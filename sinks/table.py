@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ from sinks.errors import LedgerBroken, LedgerLost, LogChanged, TableAltered, des
 from sinks.log import Action, DeltaLog, info_of
 from sinks.record import CommitRecord
 
+OPEN_ATTEMPTS = 5
+OPEN_PAUSE_S = 0.05
 _KNOWN_FEATURES = {"timestampNtz", "appendOnly", "invariants"}
 
 
@@ -40,9 +43,23 @@ def open_or_create(address: TableAddress, schema: pa.Schema, partition_by: Seque
         except DeltaError:  # another process has just made it
             if not DeltaTable.is_deltatable(address.uri, options):
                 raise
-    table = DeltaTable(address.uri, storage_options=options)
+    table = open_table(address)
     _check(address.name, table, schema, partition_by)
     return table
+
+
+def open_table(address: TableAddress) -> DeltaTable:
+    """The table at its last version.
+
+    A folder that is listed while commits land may show a commit without the one before it; deltalake calls that a gap, and looking
+    again mends it.
+    """
+    for _ in range(OPEN_ATTEMPTS - 1):
+        try:
+            return DeltaTable(address.uri, storage_options=dict(address.storage_options) or None)
+        except DeltaError:
+            time.sleep(OPEN_PAUSE_S)
+    return DeltaTable(address.uri, storage_options=dict(address.storage_options) or None)
 
 
 def _check(name: str, table: DeltaTable, schema: pa.Schema, partition_by: Sequence[str]) -> None:
