@@ -12,7 +12,7 @@ from flows.project import Finding, Project
 from flows.sql.bind import Binder, near
 from flows.sql.gates import expression_problems, plan_problems
 from flows.sql.storage import COLUMN_NAME
-from flows.sql.tree import Problem, SqlRefused, expression_text, parse_expression, walk
+from flows.sql.tree import Problem, SqlRefused, parse_expression, walk
 from flows.toml_lines import line_of
 from flows.types import TypeRefused, TypeUnknown
 
@@ -141,8 +141,9 @@ def rule_problems(source: Source, rule: str, binder: Binder) -> list[Problem]:
             return [Problem(1, "* and unnest give several values", "a condition on the row's columns, such as distance > 0")]
         table = f"staging.{source.name}"
         binder.add_table(table, source.contract_schema)
-        sql = f"SELECT {expression_text(expression)} FROM {table}"
-        bound = binder.columns(sql)[0]
+        sql = f"SELECT ({check}) IS FALSE FROM {table}"  # as flows.stage runs it
+        binder.columns(sql)
+        bound = binder.columns(f"SELECT ({check}) FROM {table}")[0]
     except SqlRefused as refused:
         return [refused.problem._replace(line=1)]
     if str(bound.type) != "BOOLEAN":

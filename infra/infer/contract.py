@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
-import duckdb.sqltypes
 import pyarrow as pa
+from duckdb.sqltypes import DuckDBPyType
 
 from flows.batch import RECORDS, Batch
 from flows.sql.storage import COLUMN_NAME
 from flows.sql.tree import quoted
 from flows.stage import Code, Stage
+from flows.types import TypeRefused, storage_type
 from infra.infer.proposal import Guess, Proposal
 from infra.infer.sample import Sample
 from infra.infer.texts import Texts
@@ -53,6 +55,10 @@ def _columns(sample: Sample, proposal: Proposal) -> None:
             nulls = texts.null_texts(names)
             proposal.dialect = proposal.dialect.model_copy(update={"null": nulls})
             proposal.columns = {name: texts.guess(name, nulls, numbers=True) for name in names}
+        elif sample.types:
+            proposal.columns = {
+                name: Guess(_given_type(sample.types[name]), texts.guess(name, (), numbers=False).not_null) for name in names
+            }
         else:
             proposal.columns = {name: _json_guess(texts, name, found[name]) for name in names}
         _key(texts, proposal)
@@ -60,7 +66,7 @@ def _columns(sample: Sample, proposal: Proposal) -> None:
     proposal.event_time = times[0] if times else None
 
 
-def _detected(connection: duckdb.DuckDBPyConnection, file: Path, texts: bool) -> dict[str, duckdb.sqltypes.DuckDBPyType]:
+def _detected(connection: duckdb.DuckDBPyConnection, file: Path, texts: bool) -> dict[str, DuckDBPyType]:
     """Field -> the type that DuckDB sniffs from all records; nothing is read yet."""
     options = "sample_size = -1, maximum_object_size = 33554432, map_inference_threshold = -1"
     if texts:
@@ -82,25 +88,41 @@ def _names(fields: list[str], proposal: Proposal) -> list[str]:
     return list(names.values())
 
 
-def _json_guess(texts: Texts, name: str, sniffed: duckdb.sqltypes.DuckDBPyType) -> Guess:
+def _json_guess(texts: Texts, name: str, sniffed: DuckDBPyType) -> Guess:
+    """A column of JSON whose members' types DuckDB sniffed; times are texts there."""
     guess = texts.guess(name, (), numbers=False)
     kind = _json_type(sniffed)
     if kind == "varchar":
         return guess
-    note = "a guess: decimal(p,s) keeps all digits of amounts" if kind == "double" else ""
-    return Guess(kind, guess.not_null, "always null" if kind == "json" and not guess.not_null and guess.note else note)
+    if kind == "json" and guess.note == "always null":
+        return Guess("json", False, guess.note)
+    return Guess(kind, guess.not_null, "a guess: decimal(p,s) keeps all digits of amounts" if kind == "double" else "")
 
 
-def _json_type(kind: duckdb.sqltypes.DuckDBPyType) -> str:
-    """The contract's type for a type that DuckDB sniffed in JSON."""
+def _json_type(kind: DuckDBPyType) -> str:
+    """The contract's type for what DuckDB sniffed in JSON."""
     name = str(kind).lower()
     if name in _TEXTUAL:
         return "varchar"
-    if name in _EXACT:
-        return name
+    return name if name in _EXACT else _nested(kind, _json_type)
+
+
+def _given_type(kind: DuckDBPyType) -> str:
+    """The contract's type for a type that the file itself names."""
+    if kind.id in ("list", "struct"):
+        return _nested(kind, _given_type)
+    name = str(kind).lower()
+    try:
+        storage_type(kind)
+    except TypeRefused:
+        return "timestamp" if name.startswith("timestamp_") else "varchar" if name in _TEXTUAL or kind.id == "enum" else "json"
+    return "timestamptz" if name == "timestamp with time zone" else name
+
+
+def _nested(kind: DuckDBPyType, inner: Callable[[DuckDBPyType], str]) -> str:
     if kind.id not in ("list", "struct"):
         return "json"
-    members = [(member, _json_type(child)) for member, child in kind.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)]
+    members = [(member, inner(child)) for member, child in kind.children if isinstance(child, DuckDBPyType)]
     if kind.id == "list":
         return f"{members[0][1]}[]"
     return f"struct({', '.join(f'{quoted(member)} {child}' for member, child in members)})"

@@ -85,6 +85,8 @@ def source_name(text: str) -> str:
 
 
 def _string(value: str) -> str:
+    if '"' in value and value.isprintable() and "'" not in value:
+        return f"'{value}'"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

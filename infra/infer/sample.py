@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import msgspec
+from duckdb.sqltypes import DuckDBPyType
 
 from connectors.files.input import InputFile
 from connectors.files.reading import read_rows
@@ -20,9 +21,10 @@ from infra.infer.proposal import Format
 SAMPLE_ROWS = 500_000
 SAMPLE_BYTES = 256 * 1024 * 1024
 TOPIC_EVENTS = 10_000
+_PARQUET = (".parquet", ".pq")
 _FORMATS: dict[str, Format] = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
-    **dict.fromkeys((".ndjson", ".jsonl", ".json", ".parquet", ".pq"), "json"),
+    **dict.fromkeys((".ndjson", ".jsonl", ".json", *_PARQUET), "json"),
 }
 
 
@@ -32,23 +34,28 @@ class NothingToInfer(KappaError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """``values``: the records' values; of csv they are JSON objects of texts, nothing taken for null. ``whole``: there are no more."""
+    """``values``: the records' values; of csv they are JSON objects of texts, nothing taken for null. ``whole``: there are no more.
+
+    ``broken``: how many rows could not be read; ``types``: field -> DuckDB type, where the file names them.
+    """
 
     format: Format
     values: list[bytes]
     dialect: Dialect
     whole: bool
     broken: int = 0
+    types: Mapping[str, DuckDBPyType] = field(default_factory=dict)
 
 
 def of_file(path: Path) -> Sample:
     """Rows from the beginning of a file. Raises FileUnreadable, HeaderInvalid, NothingToInfer."""
-    with InputFile(path) as file:
+    with InputFile(path) as file:  # opened twice: reading a .zst to its end closes the file below it
         form = _FORMATS.get(file.format) or _format(file)
+    with InputFile(path) as file:
         dialect, names = _delimited(file) if form == "csv" else (Dialect(), [])
-        draft = Source(
-            name="draft", topic="draft", format=form, columns={name: Column(text="varchar", not_null=False) for name in names}, csv=dialect
-        )
+    columns = {name: Column(text="varchar", not_null=False) for name in names}
+    draft = Source(name="draft", topic="draft", format=form, columns=columns, csv=dialect)
+    with InputFile(path) as file:
         values: list[bytes] = []
         size = broken = 0
         whole = True
@@ -61,7 +68,7 @@ def of_file(path: Path) -> Sample:
                 break
     if not values:
         raise NothingToInfer(f"{path} has no rows that can be read", next_step="name a file with rows")
-    return Sample(form, values, dialect, whole, broken)
+    return Sample(form, values, dialect, whole, broken, _parquet_types(path) if path.suffix.lower() in _PARQUET else {})
 
 
 def of_topic(config: Mapping[str, str], topic: str) -> Sample:
@@ -88,6 +95,11 @@ def format_of(values: Iterable[bytes]) -> Format:
     return "csv" if only_texts else "json"
 
 
+def _parquet_types(path: Path) -> dict[str, DuckDBPyType]:
+    relation = duckdb.connect().read_parquet(str(path))
+    return dict(zip(relation.columns, relation.types, strict=True))
+
+
 def _format(file: InputFile) -> Format:
     """The format of a file whose name does not tell."""
     first = _first_line(file)
@@ -97,7 +109,8 @@ def _format(file: InputFile) -> Format:
 
 
 def _first_line(file: InputFile) -> str:
-    return file.content().read(64 * 1024).decode("utf-8-sig", "replace").splitlines()[0:1][0] if file.size else ""
+    lines = file.content().read(64 * 1024).decode("utf-8-sig", "replace").splitlines()
+    return next(filter(None, lines), "")
 
 
 def _delimited(file: InputFile) -> tuple[Dialect, list[str]]:
