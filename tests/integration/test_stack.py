@@ -17,6 +17,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from infra.stack import postgres
 from infra.stack.errors import DataDamaged
 from infra.stack.local import LocalStack
 
@@ -242,18 +243,23 @@ def test_an_existing_cluster_is_used_and_left_alone(running, tmp_path):
     assert running.pids() == {name: state["pid"] for name, state in status.items()}
 
 
-def test_folders_that_only_their_owner_may_enter(tmp_path):
-    """A clone and a state folder under mode 0700, as in /root: PostgreSQL must still start."""
+def test_folders_that_only_their_owner_may_enter(tmp_path, monkeypatch):
+    """A clone with its .venv and state under mode 0700, as in /root: PostgreSQL must still start, and not as root."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    warehouse = Warehouse(closed / "shop")
+    package = postgres.binaries().parents[1]
+    for folder in package.parent.glob(f"{package.name}*"):  # the package, and the libraries that its wheel keeps beside it
+        shutil.copytree(folder, closed / folder.name, symlinks=True)
+    monkeypatch.setattr(postgres, "binaries", lambda: closed / package.name / "pginstall18" / "bin")
+    stack = LocalStack(closed / ".kappa")
     try:
-        warehouse.stack.up(kafka=False)
-        assert warehouse.stack.postgres.answers()
-        if os.geteuid() == 0:
-            assert warehouse.stack.postgres.process().uids().real != 0
+        stack.up(kafka=False)
+        assert stack.postgres.answers()
+        process = stack.postgres.process()
+        assert process.exe().startswith(str(closed))
+        assert process.uids().real != 0
     finally:
-        warehouse.stack.down()
+        stack.down()
 
 
 def runs(pid: int) -> bool:
