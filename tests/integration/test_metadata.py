@@ -124,11 +124,11 @@ def test_what_was_dropped_is_read_from_the_history_without_a_reconnect(empty):
 
     history = Watched.of(0)
     with Mirror(SecretStr(empty), warehouse="shop", history=history, queue_records=1) as mirror:
-        assert caught_up.wait(20)
+        assert caught_up.wait(60)
         for version in range(300):
             history.tables[0].kept[version] = make_commit(version)
             report(mirror, version)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(commit_ids(empty, "shop")) < 300:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -232,13 +232,13 @@ def test_an_upgrade_waits_for_the_one_before(empty):
     with psycopg.connect(empty, autocommit=True) as connection, ThreadPoolExecutor(1) as pool:
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         upgrading = pool.submit(upgrade, SecretStr(empty))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while connection.execute(waiting).fetchone() != (1,):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert connection.execute("SELECT to_regnamespace('kappa')").fetchone() == (None,)
         connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
-        assert upgrading.result(20)
+        assert upgrading.result(60)
 
 
 def test_the_greatest_file_is_alembics_head():
