@@ -149,20 +149,21 @@ class Catalog:
         return sorted((path.stem for path in folder.glob("*.json") if _GENERATION.match(path.stem)), key=ordinal)
 
     def new_generation(self, table: str, fingerprint: str, definition: Mapping[str, Any]) -> str:
-        """Store a definition under the next ordinal; returns ``<fingerprint>-<ordinal>``. Call it before the generation's first commit."""
+        """Store a definition (with its ``format``) under the next ordinal; returns ``<fingerprint>-<ordinal>``.
+
+        Call it before the generation's first commit.
+        """
         folder = self.folder / "definitions" / table
         folder.mkdir(parents=True, exist_ok=True)
         generations = self.generations(table)
         generation = f"{fingerprint}-{ordinal(generations[-1]) + 1 if generations else 1}"
         assert _GENERATION.match(generation), generation
-        values = {"format": FORMAT, "table": table, "generation": generation, "created_at": _now(), "definition": definition}
-        put_if_absent(folder / f"{generation}.json", _encode(values), durable=True)
+        put_if_absent(folder / f"{generation}.json", _encode(definition), durable=True)
         return generation
 
     def definition(self, table: str, generation: str) -> dict[str, Any]:
         """What a generation was built from, as ``new_generation`` got it. Raises FileNotFoundError, FormatTooNew."""
-        values: dict[str, Any] = _read(self.folder / "definitions" / table / f"{generation}.json")["definition"]
-        return values
+        return _read(self.folder / "definitions" / table / f"{generation}.json")
 
     def _path(self, n: int) -> Path:
         return self.folder / "catalog" / f"{n:020}.json"

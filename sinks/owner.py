@@ -21,12 +21,13 @@ import pyarrow.compute as pc
 from flows.batch import Failure
 from flows.faults import reach
 from flows.ledger import LogIdentity, RunIdentity, Span
+from flows.ulid import new_ulid
 from sinks.address import TableAddress
 from sinks.errors import CommitFailed, Fenced, LedgerBroken, RewriteStale, TableAltered, unbalanced
 from sinks.files import WrittenFile
 from sinks.history import newest
 from sinks.log import Action, DeltaLog, commit_info, encode, now_ms, txn, txns_of
-from sinks.record import CommitRecord, Partition, new_id
+from sinks.record import CommitRecord, Partition
 from sinks.table import check_log, last_record, open_or_create, record_of
 
 PUT_ATTEMPTS = 5
@@ -200,7 +201,7 @@ class Owner:
         return totals
 
     def _next(self) -> CommitRecord:
-        return replace(self._record, id=new_id(), ranges={}, warned={}, failure=None)
+        return replace(self._record, id=new_ulid(), ranges={}, warned={}, failure=None)
 
     def _next_order_ms(self) -> int:
         """The place of a file among the table's files: its modification time, made to grow strictly, so that rewrites keep the order."""

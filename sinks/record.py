@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,15 +10,8 @@ from flows.batch import Failure
 from flows.ledger import LogIdentity, RunIdentity, Span
 
 FORMAT = 1
-_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 Partition = tuple[str, int]
-
-
-def new_id() -> str:
-    """A ULID: 48 bits of milliseconds and 80 random bits, in 26 characters that sort by time."""
-    number = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
-    return "".join(_BASE32[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,11 +97,11 @@ def test_the_format_is_checked(tmp_path: Path) -> None:
 def test_generations_are_numbered_and_keep_their_definitions(tmp_path: Path) -> None:
     catalog = Catalog(str(tmp_path))
     assert catalog.generations("core.flight") == []
-    assert catalog.new_generation("core.flight", "3f9a0c12b7de", {"sql": "SELECT 1"}) == "3f9a0c12b7de-1"
+    assert catalog.new_generation("core.flight", "3f9a0c12b7de", {"format": 1, "sql": "SELECT 1"}) == "3f9a0c12b7de-1"
     for ordinal in range(2, 12):
-        assert catalog.new_generation("core.flight", "aaaaaaaaaaaa", {"sql": str(ordinal)}) == f"aaaaaaaaaaaa-{ordinal}"
+        assert catalog.new_generation("core.flight", "aaaaaaaaaaaa", {"format": 1, "sql": str(ordinal)}) == f"aaaaaaaaaaaa-{ordinal}"
     assert catalog.generations("core.flight")[-2:] == ["aaaaaaaaaaaa-10", "aaaaaaaaaaaa-11"]
-    assert catalog.definition("core.flight", "aaaaaaaaaaaa-10") == {"sql": "10"}
+    assert catalog.definition("core.flight", "aaaaaaaaaaaa-10") == {"format": 1, "sql": "10"}
 
 
 def test_an_object_store_is_refused_with_a_sentence() -> None:
