@@ -104,7 +104,7 @@ def test_killed_at_random(warehouse):
         time.sleep(chance.uniform(0, 0.3))
         assert process.poll() is None, process.communicate()[0]
         process.kill()
-        process.wait()
+        process.communicate()
         assert had_work_left(warehouse, produced)
     finish(warehouse)
 
