@@ -16,6 +16,7 @@ from flows.sql.gates import expression_problems, plan_problems, star_problems, v
 from flows.sql.rewrite import ROW, Part, Program, rewrite
 from flows.sql.storage import cast_sql, casts, probe_sql, stored_schema
 from flows.sql.tree import Problem, SqlRefused, text
+from flows.toml_lines import line_of
 
 ROW_FIELD = pa.field(ROW, pa.int32(), nullable=False)
 
@@ -115,7 +116,7 @@ class _Analysis:
 
     def _find(self, table: TableFile, problem: Problem) -> None:
         file = table.path.relative_to(self.project.folder).as_posix()
-        self.plan.findings.append(Finding(file, table.line + problem.line - 1, problem.cause, problem.fix))
+        self.plan.findings.append(Finding(file, _line(table, problem), problem.cause, problem.fix))
         self.broken.add(table.name)
 
     def _source(self, name: str) -> None:
@@ -196,10 +197,10 @@ class _Analysis:
     def _node(self, query: Query, program: Program, upstream_schema: pa.Schema) -> Node:
         table, chained = query.file, query.chain
         assert chained is not None
-        columns = stored_schema(program.columns)
+        columns = stored_schema(program.columns, program.lines)
         rows = [ROW_FIELD] if program.ordinals else []
         partition_by = self._partition_by(table, columns)
-        targets = casts(program.columns, self.binder)
+        targets = casts(program.columns, columns, self.binder)
         names = [*columns.names, *SYSTEM.names, *program.ordinals]
         computed = program.computed_sql
         if computed is not None and program.picks is not None:
@@ -237,10 +238,10 @@ class _Analysis:
         for name in table.settings.partition_by:
             if name not in columns.names:
                 fix = near(name, columns.names, f"a column of the SELECT: {', '.join(columns.names)}")
-                raise SqlRefused(Problem(2 - table.line, f"partition_by names {name}, which the SELECT does not give", fix))
+                raise SqlRefused(Problem(0, f"partition_by names {name}, which the SELECT does not give", fix))
             if pa.types.is_nested(columns.field(name).type) or pa.types.is_binary(columns.field(name).type):
                 fix = "a column with few values, such as a date or a short text"
-                raise SqlRefused(Problem(2 - table.line, f"partition_by names {name}, whose type cannot be part of a path", fix))
+                raise SqlRefused(Problem(0, f"partition_by names {name}, whose type cannot be part of a path", fix))
         return table.settings.partition_by
 
     def _view(self, query: Query) -> None:
@@ -250,7 +251,7 @@ class _Analysis:
         if table.name in self.broken:
             return
         if table.settings.partition_by:
-            raise SqlRefused(Problem(2 - table.line, "a view stores nothing: it has no partitions", "no partition_by"))
+            raise SqlRefused(Problem(0, "a view stores nothing: it has no partitions", "no partition_by"))
         sql = text(query.tree)
         columns = {bound.name: str(bound.type) for bound in self.view_binder.columns(table.sql)}
         self.view_binder.add_view(table.name, sql)
@@ -262,6 +263,14 @@ def _probe(program: Program, targets: Mapping[str, str]) -> Probe | None:
         return None
     parts = (*([program.parts.where] if program.parts.where else []), *program.parts.items)
     return Probe(probe_sql(program.parts, targets), parts) if parts else None
+
+
+def _line(table: TableFile, problem: Problem) -> int:
+    """The line in the file: never before its SQL begins, but for what is wrong with its settings."""
+    if problem.line == 0:
+        return line_of(table.path.read_text(encoding="utf-8", errors="replace"), "partition_by")
+    blank = len(table.sql) - len(table.sql.lstrip()) if table.sql.strip() else 0
+    return table.line + max(problem.line - 1, table.sql.count("\n", 0, blank))
 
 
 def _table_of(file: str) -> str:

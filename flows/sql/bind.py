@@ -25,7 +25,7 @@ class Bound(NamedTuple):
 def near(name: str, names: Sequence[str], otherwise: str) -> str:
     """What to write instead of a name that does not exist: the nearest ones, else ``otherwise``."""
     lower = {known.lower(): known for known in names}
-    close = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.65)
     return " or ".join(lower[match] for match in close) or otherwise
 
 

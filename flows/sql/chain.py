@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flows.sql.tree import Node, Problem, SqlRefused, line_at, walk
+from flows.sql.tree import Node, Problem, SqlRefused, first_line, line_at
 
 _VIEW = 'kind = "view"'
 
@@ -124,14 +124,6 @@ def _check_clauses(node: Node, sql: str) -> None:
 
 
 def _refused(problem: tuple[str, str], sql: str, *places: Node) -> SqlRefused:
-    return SqlRefused(Problem(_line(places, sql), *problem))
-
-
-def _line(places: tuple[Node, ...], sql: str) -> int:
-    """The line of the first place below which DuckDB noted a location."""
-    for place in places:
-        for node in walk(place):
-            location = node.get("query_location")
-            if location is not None and location < 2**63:
-                return line_at(sql, location)
-    return 1
+    """Refused at the first of ``places`` whose line is known."""
+    line = next((line for place in places if (line := first_line(place, sql)) > 1), 1)
+    return SqlRefused(Problem(line, *problem))

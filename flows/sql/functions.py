@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import duckdb
 
+from flows.sql.bind import near
 from flows.sql.tree import Node, Problem
 
 _OPERATORS = "+ - * / // % ** ^ & | << >> ~ || ~~ !~~ ~~* !~~* ~~~ ^@ @ !__postfix <@ @> && ->> <-> <=>"
@@ -123,6 +124,8 @@ def _by_type(name: str, types: set[str]) -> tuple[str, str]:
             f"{name} combines rows: an append table sees one record at a time",
             'kind = "view" for aggregates; list_sum and the like on a list',
         )
+    if not types:
+        return f"there is no function {name}", near(name, sorted(ROW_LOCAL), "a function of docs/tables.md")
     if types & {"table", "table_macro"}:
         return f"{name} reads something other than the record", "a source for that data, and a view that joins the two"
     return f"{name} is not on the list of row-local functions", "a function of docs/tables.md, or a view"

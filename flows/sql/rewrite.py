@@ -7,14 +7,14 @@ can leave rows out there is a filter query: the offsets for which its conditions
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from flows.sql.bind import Binder, Bound
 from flows.sql.chain import Chain, Level
 from flows.sql.scope import Scope, expand, references
-from flows.sql.tree import Node, Problem, SqlRefused, column, expression_text, line_at, parse, quoted, text, walk
+from flows.sql.tree import Node, Problem, SqlRefused, column, expression_text, first_line, line_at, parse, quoted, text, walk
 
 UPSTREAM = "_upstream"  # the name under which the rows of the upstream table are registered
 ROW = "_row"
@@ -25,7 +25,8 @@ class Program:
     """What a table's SQL does to rows registered as ``_upstream``.
 
     ``transform_sql`` gives ``columns``, the system columns and ``ordinals`` (columns that order the rows of one record; some of them stem
-    from this table's own unnest when ``unnests``). ``lineage``: column -> columns of the upstream. ``picks``: set when rows stay 1:1, the
+    from this table's own unnest when ``unnests``). ``lineage``: column -> columns of the upstream;
+    ``lines``: column -> its line. ``picks``: set when rows stay 1:1, the
     columns that are the upstream's as they are; ``computed_sql`` then gives the others and ``_offset``, in the upstream's order.
     ``parts``: what a single SELECT without unnest evaluates, by which a failing record can be found without bisecting; else None.
     """
@@ -36,6 +37,7 @@ class Program:
     ordinals: tuple[str, ...]
     unnests: bool
     lineage: Mapping[str, frozenset[str]]
+    lines: Mapping[str, int]
     picks: Mapping[str, str] | None
     computed_sql: str | None
     parts: Parts | None
@@ -75,7 +77,8 @@ class _Item:
 
     expression: Node
     names: list[str]
-    sources: frozenset[str] = field(default_factory=frozenset)
+    sources: frozenset[str]
+    line: int
 
 
 def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Program:
@@ -113,6 +116,7 @@ def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Pr
         relation.ordinals,
         unnests,
         lineage,
+        {name: item.line for item in items for name in item.names},
         picks,
         _computed(items, picks, relation) if picks is not None else None,
         _parts(items, where, scope, relation) if flat else None,
@@ -172,11 +176,12 @@ def _items(level: Level, scope: Scope, relation: _Input, binder: Binder) -> tupl
         expression = entry if entry["class"] == "STAR" else expand(entry, scope, aliases)
         names = _names(entry, expression, relation, binder)
         sources = _sources(expression, scope, relation)
+        line = first_line(entry, scope.sql)
         if len(names) == 1 and expression["class"] != "STAR":
             aliases.setdefault(names[0].lower(), expression)
             expression = {**expression, "alias": names[0]}
-        items.append(_Item(expression, names, sources))
-    _check_names([name for item in items for name in item.names], level, scope)
+        items.append(_Item(expression, names, sources, line))
+    _check_names(items)
     where = level.node["where_clause"]
     return items, expand(where, scope, aliases) if where is not None else None
 
@@ -222,19 +227,17 @@ def _sources(expression: Node, scope: Scope, relation: _Input) -> frozenset[str]
     return frozenset().union(*(relation.columns[name] for name, _ in filter(None, found)))
 
 
-def _check_names(names: list[str], level: Level, scope: Scope) -> None:
-    line = next((line_at(scope.sql, node["query_location"]) for node in walk(level.node) if "query_location" in node), 1)
+def _check_names(items: Sequence[_Item]) -> None:
     seen: set[str] = set()
-    for name in names:
-        if name.startswith("_"):
-            raise SqlRefused(
-                Problem(line, f"the column {name} begins with _: those names are kappa's own", f"{name} AS {name.strip('_') or 'name'}")
-            )
-        if name.lower() in seen:
-            raise SqlRefused(
-                Problem(line, f"two columns are called {name} (case does not count)", f"another name for one of them: ... AS {name}_2")
-            )
-        seen.add(name.lower())
+    for item in items:
+        for name in item.names:
+            if name.startswith("_"):
+                fix = f"{name} AS {name.strip('_') or 'name'}"
+                raise SqlRefused(Problem(item.line, f"the column {name} begins with _: those names are kappa's own", fix))
+            if name.lower() in seen:
+                fix = f"another name for one of them: ... AS {name}_2"
+                raise SqlRefused(Problem(item.line, f"two columns are called {name} (case does not count)", fix))
+            seen.add(name.lower())
 
 
 def _unnested(items: Sequence[_Item], relation: _Input, binder: Binder, scope: Scope) -> list[Node]:

@@ -15,26 +15,27 @@ from flows.types import TypeRefused, storage_type
 COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,126}$")
 
 
-def stored_schema(columns: Sequence[Bound]) -> pa.Schema:
-    """The fields under which a query's columns are stored. Raises SqlRefused: a type that Delta cannot hold, a column without a name."""
-    return pa.schema([pa.field(column.name, _stored_type(column)) for column in columns])
+def stored_schema(columns: Sequence[Bound], lines: Mapping[str, int]) -> pa.Schema:
+    """The fields under which a query's columns are stored; ``lines``: column -> its line.
+
+    Raises SqlRefused: a type that Delta cannot hold, a column without a name.
+    """
+    return pa.schema([pa.field(column.name, _stored_type(column, lines.get(column.name, 1))) for column in columns])
 
 
-def _stored_type(column: Bound) -> pa.DataType:
+def _stored_type(column: Bound, line: int) -> pa.DataType:
     if not COLUMN_NAME.match(column.name):
-        raise SqlRefused(Problem(1, f"the column {column.name} has no name that a table can hold", f"{column.name} AS name"))
-    if str(column.type) in ('"NULL"', "NULL"):
-        raise SqlRefused(Problem(1, f"the column {column.name} is NULL without a type", f"CAST(NULL AS varchar) AS {column.name}"))
+        raise SqlRefused(Problem(line, f"the column {column.name} has no name that a table can hold", f"{column.name} AS name"))
     try:
         return storage_type(column.type)
     except TypeRefused as refused:
         fix = f"CAST({column.name} AS ...): {refused.instead}"
-        raise SqlRefused(Problem(1, f"the column {column.name} is {column.type}, which Delta cannot hold", fix)) from refused
+        raise SqlRefused(Problem(line, f"the column {column.name} is {column.type}, which Delta cannot hold", fix)) from refused
 
 
-def casts(columns: Sequence[Bound], binder: Binder) -> dict[str, str]:
-    """column -> DuckDB type, for the columns whose stored type is another one than the query gives."""
-    binder.add_table("_stored", stored_schema(columns))
+def casts(columns: Sequence[Bound], schema: pa.Schema, binder: Binder) -> dict[str, str]:
+    """column -> DuckDB type, for the columns whose type in ``schema``, where they are stored, is another one than the query gives."""
+    binder.add_table("_stored", schema)
     targets = [str(bound.type) for bound in binder.columns("SELECT * FROM _stored")]
     return {column.name: target for column, target in zip(columns, targets, strict=True) if str(column.type) != target}
 

@@ -19,7 +19,7 @@ Node = dict[str, Any]
 
 
 class Problem(NamedTuple):
-    """What is wrong with a piece of SQL: 1-based line within it, the cause, and what to write instead."""
+    """What is wrong with a piece of SQL: 1-based line within it (1 when unknown; 0: its settings), the cause, and what to write instead."""
 
     line: int
     cause: str
@@ -59,6 +59,12 @@ def line_at(sql: str, location: int | None) -> int:
     return sql.encode()[:location].count(b"\n") + 1
 
 
+def first_line(tree: object, sql: str) -> int:
+    """The line of the first part of a tree whose place DuckDB noted."""
+    locations = (node["query_location"] for node in walk(tree) if node.get("query_location", 2**63) < 2**63)
+    return line_at(sql, min(locations, default=None))
+
+
 def line_of_error(error: duckdb.Error) -> int:
     """The line that DuckDB names in a message (``LINE 3: ...``)."""
     match = re.search(r"^LINE (\d+):", str(error), re.MULTILINE)
@@ -75,8 +81,7 @@ def parse(sql: str) -> Node:
             position = answer.get("position")
             line = line_at(sql, int(position)) if position else 1
             raise SqlRefused(Problem(line, f"not SQL: {answer['error_message']}", "one SELECT in DuckDB's dialect"))
-        what = "PIVOT and other statements" if sql.strip() else "an empty file"
-        raise SqlRefused(Problem(1, f"{what} cannot define a table", "one SELECT"))
+        raise SqlRefused(Problem(1, "not a SELECT: other statements (CREATE, COPY, PIVOT, ...) cannot define a table", "one SELECT"))
     if len(answer["statements"]) != 1:
         count = len(answer["statements"])
         raise SqlRefused(Problem(1, f"{count} statements" if count else "no SQL", "one SELECT"))
