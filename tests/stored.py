@@ -32,12 +32,20 @@ class Table:
     partition_by: Sequence[str] = ()
 
     def rows(self, partition: int, offsets: Sequence[int]) -> pa.Table:
-        """One row a position; every column that is not a system column holds the offset."""
-        values = {"_partition": [partition] * len(offsets), "_offset": list(offsets), "_timestamp": [AT] * len(offsets)}
-        columns = [
-            pa.array(values.get(f.name, list(offsets) if pa.types.is_integer(f.type) else [None] * len(offsets)), f.type)
-            for f in self.schema
-        ]
+        """One row a position: integers hold the offset, texts the column's name and the offset, all other columns null."""
+        columns = []
+        for column in self.schema:
+            if column.name in SYSTEM.names:
+                values: list[object] = {"_partition": [partition], "_offset": [], "_timestamp": [AT]}[column.name] * len(offsets) or list(
+                    offsets
+                )
+            elif pa.types.is_integer(column.type):
+                values = list(offsets)
+            elif pa.types.is_string(column.type):
+                values = [f"{column.name} {offset}" for offset in offsets]
+            else:
+                values = [None] * len(offsets)
+            columns.append(pa.array(values, column.type))
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def commit(
@@ -68,9 +76,16 @@ class Root:
         self.catalog = Catalog(str(self.path))
         self.catalog.create("test")
 
-    def table(self, name: str, schema: pa.Schema = SCHEMA, partition_by: Sequence[str] = ()) -> Table:
+    def table(
+        self,
+        name: str,
+        schema: pa.Schema = SCHEMA,
+        partition_by: Sequence[str] = (),
+        fingerprint: str = "0123456789ab",
+        definition: Mapping[str, object] | None = None,
+    ) -> Table:
         """Make, claim and publish a table."""
-        generation = self.catalog.new_generation(name, "0123456789ab", {"name": name})
+        generation = self.catalog.new_generation(name, fingerprint, definition or {"name": name})
         address = TableAddress(str(self.path), name, generation)
         self.tables[name] = Table(Owner.claim(address, schema, partition_by, RUN, LOG), schema, partition_by)
         entry = TableEntry("append", generation, address.path)
