@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psutil
+from bytewax.dataflow import Dataflow
 
 from connectors.errors import TopicGone
 from connectors.extent import extent
@@ -89,18 +90,28 @@ class Session:
                 self._run, status, str(fatal) if fatal is not None else "; ".join(f.cause for f in failures.values()) or None
             )
 
+    def dataflow(self, source: str, pool: ThreadPoolExecutor) -> Dataflow:
+        """The flow of one source's tables, claimed and published, not yet running. Raises KappaError."""
+        self._open_live(select([source], self._plan, self._definitions), pool)
+        (feed,) = self.feeds
+        return feed.dataflow(feed.fed, until=None)
+
     def _do(self, request: Request) -> None:
         tables = select(request.names, self._plan, self._definitions)
         with ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
             if request.rebuild:
                 self._rebuild(descendants(tables, self._definitions), pool, accept_lost=request.accept_lost)
             else:
-                self._open(live_targets(tables, self._definitions, self._catalog), pool)
-                self._publish([fed.target for feed in self.feeds for fed in feed.fed if not fed.target.live], "run")
+                self._open_live(tables, pool)
             if not self._control.stopping:
                 run_all(self.feeds, lambda feed: feed.run(until=feed.extent.stable if request.until_caught_up else None), self._control)
 
     # --- opening
+
+    def _open_live(self, tables: list[str], pool: ThreadPoolExecutor) -> None:
+        targets = live_targets(tables, self._definitions, self._catalog)
+        self._open(targets, pool)
+        self._publish([target for target in targets if not target.live], "run")
 
     def _open(self, targets: list[Target], pool: ThreadPoolExecutor) -> None:
         by_source: dict[str, list[Target]] = defaultdict(list)
