@@ -155,7 +155,8 @@ def test_rejects(folder: Path, tmp_path: Path) -> None:
 
 
 def test_query_as_documented(folder: Path) -> None:
-    sql = "SELECT 'UA' AS carrier, 58665 AS flights, 0.17419 AS share, TIMESTAMPTZ '2013-01-01 10:00:00Z' AS first, ['a'] AS tags, NULL AS none"
+    sql = """SELECT 'UA' AS carrier, 58665 AS flights, 0.17419 AS share,
+        TIMESTAMPTZ '2013-01-01 10:00:00Z' AS first, ['a'] AS tags, NULL AS none"""
     assert json.loads(kappa(folder, "query", sql, "--format", "json")) == example("kappa query --format json")
 
 
