@@ -26,7 +26,6 @@ from flows.stage.raw import RawReader, json_texts, too_deep
 from flows.stage.suspects import Witness
 
 _NO_JSON = "NaN|Inf"
-_TINY_NUMBER = r"[:\[, \t\r\n]-?[0-9]+(\.[0-9]+)?[eE]-|\.[0-9]{36}"
 _UNNAMED = "unexpected field"
 
 
@@ -70,8 +69,14 @@ class BlockReader:
         nested = [kind for kind in kinds if not isinstance(kind, Scalar)]
         return not all(map(holds_json, kinds)) and not any(map(holds_json, nested)) and all(map(str.isidentifier, source.columns))
 
+    def readable(self, values: pa.Array) -> Mask:
+        """Which values may go to ``read``. ``values``: UTF-8."""
+        mask = buffers.bracketed(values)
+        # Arrow's decimals read past their table of powers of ten when they scale down that far, and may come out as zero.
+        return mask & ~buffers.tiny_numbers(values) if self._has_decimals else mask
+
     def read(self, values: pa.Array) -> Block:
-        """``values``: UTF-8, bracketed. Raises Doubt."""
+        """``values``: all of them ``readable``. Raises Doubt."""
         if self._source.extra != "keep":
             return self._read(values, self._has_originals)
         if not (self._unnamed_expected or self._has_originals):
@@ -92,10 +97,6 @@ class BlockReader:
         arrays = dict(zip(table.column_names, map(_one_chunk, table.columns), strict=True))
         self._confirm(values, data, list(arrays.values()), lenient)
         doubtful = self._unseen(values, flat) if self._source.extra == "ignore" else None
-        if self._has_decimals and buffers.maybe_tiny_number(buffers.as_bytes(data)):
-            # Arrow's decimals read past their table of powers when they scale down that far, and may say zero.
-            tiny = np.asarray(pc.match_substring_regex(values, _TINY_NUMBER))
-            doubtful = either(doubtful, tiny if tiny.any() else None)
         extra = pa.nulls(len(values), EXTRA.type)
         if split:
             originals = self._raw.read(values)

@@ -11,7 +11,9 @@ Mask = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 
 OPEN, CLOSE, BRACKET, QUOTE, COLON, BACKSLASH = b'{}[":\\'
-_MINUS, _DOT, _E, _ZERO, _NINE = b"-.e09"
+_MINUS, _E, _ZERO = b"-e0"
+_NUMBER_BYTES = b"0123456789.eE+-"
+_BEFORE_NUMBER = b":[, \t\r\n"
 _NEWLINE = pa.scalar(b"\n")
 _NOTHING = pa.scalar(b"")
 
@@ -55,18 +57,35 @@ def bracketed(values: pa.Array) -> Mask:
     return whole
 
 
-def maybe_tiny_number(data: Bytes) -> bool:
-    """Whether a number may have a negative exponent or more than 36 decimals. False is certain; texts may cause a True."""
-    minus = np.flatnonzero(data == _MINUS)
-    before = data[minus[minus > 1] - 1] | 0x20  # lower case
-    if (before == _E).any():
-        return True
-    dots = np.flatnonzero(data == _DOT)
-    for distance in range(1, 37, 5):
-        dots = dots[dots + distance < len(data)]
-        following = data[dots + distance]
-        dots = dots[(following >= _ZERO) & (following <= _NINE)]
-    return len(dots) > 0
+def tiny_numbers(values: pa.Array) -> Mask:
+    """Which values may hold a number with a negative exponent or 36 decimals and more. A text may look like one, never the reverse."""
+    buffer = content(values)
+    data = as_bytes(buffer)
+    minus = np.flatnonzero(data[1:] == _MINUS)
+    places = [*minus[(data[minus] | 0x20) == _E].tolist(), *_digit_runs(data).tolist()]  # 0x20: lower case
+    found = np.zeros(len(values), np.bool_)
+    if places:
+        text = memoryview(buffer)
+        ends = offsets(values)
+        numbers = np.array([place for place in places if _tiny(text, place)], np.int64)
+        found[np.searchsorted(ends - ends[0], numbers, side="right") - 1] = True
+    return found
+
+
+def _digit_runs(data: Bytes) -> npt.NDArray[np.int64]:
+    """Places within runs of digits, at least one in each run of 36: of every ninth byte, those that 27 more digits follow."""
+    sampled = (data[::9] - _ZERO) < 10
+    runs = np.flatnonzero(sampled[:-3] & sampled[1:-2] & sampled[2:-1] & sampled[3:]) * 9
+    found: npt.NDArray[np.int64] = runs[((data[runs[:, None] + np.arange(28)] - _ZERO) < 10).all(axis=1)]
+    return found
+
+
+def _tiny(text: memoryview, place: int) -> bool:
+    """Whether the digits around a place are the decimals of something, or its exponent's sign belongs to a number and not to a UUID."""
+    start = place
+    while start and text[start - 1] in _NUMBER_BYTES:
+        start -= 1
+    return (not start or text[start - 1] in _BEFORE_NUMBER) and (text[place] in b"eE" or b"." in bytes(text[start:place]))
 
 
 def lines(values: pa.Array) -> pa.Buffer:

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from flows.contract import EXTRA, Source
 from flows.stage.block import BlockReader
-from flows.stage.buffers import bracketed
 from flows.stage.columns import Doubt
 from flows.stage.record import RecordDecoder
 from flows.stage.refusal import Refused
@@ -62,7 +61,7 @@ class Decoder:
         if self._block is None:
             pieces.left.append(everything)
         else:
-            whole = bracketed(values)
+            whole = self._block.readable(values)
             if whole.all():
                 self._groups(values, everything, pieces)
             else:
