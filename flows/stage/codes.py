@@ -18,10 +18,10 @@ class Code(StrEnum):
     EXTRA_FIELD = "extra_field"
     MISSING_FIELD = "missing_field"
     NULL_FIELD = "null_field"
-    NULL_KEY = "null_key"
     WRONG_TYPE = "wrong_type"
     BAD_VALUE = "bad_value"
     OUT_OF_RANGE = "out_of_range"
+    NULL_KEY = "null_key"
     RULE = "rule"
     TRANSFORM_ERROR = "transform_error"
     SUPERSEDED = "superseded"
@@ -40,10 +40,10 @@ DESCRIPTIONS: dict[Code, str] = {
     Code.EXTRA_FIELD: 'the record has a field that the contract does not name and the source says `extra = "reject"`',
     Code.MISSING_FIELD: "a `not null` column's field is absent",
     Code.NULL_FIELD: "a `not null` column's field is null",
-    Code.NULL_KEY: "a column of the source's key is null or absent",
     Code.WRONG_TYPE: "the field has another JSON type than its column: a string for a number, `1.0` for an integer",
     Code.BAD_VALUE: "the field's text is not one of its type's grammar, or is not a value of it (a 30th of February, NaN)",
     Code.OUT_OF_RANGE: "the value is well formed and the column's type cannot hold it exactly",
+    Code.NULL_KEY: "a column of the source's key is null or absent",
     Code.RULE: 'a rule of the contract with `on_failure = "reject"` is false for the row, or a rule\'s expression fails on it',
     Code.TRANSFORM_ERROR: "the SQL of a table fails on this record",
     Code.SUPERSEDED: "a correction of a record that is not rejected in this generation",

@@ -117,7 +117,7 @@ class RecordDecoder:
             whole = token.lstrip("-").isdigit()
             if kind.name in (*FLOATS, "decimal") or (whole and kind.name in INTEGERS):
                 return number(kind, token)
-        raise Refused(Code.WRONG_TYPE, f"expected a {kind.title}, found {type_name(token)}")
+        raise Refused(Code.WRONG_TYPE, f"expected {kind.title}, found {type_name(token)}")
 
     def _extra(self, members: Members, value: bytes) -> str | None:
         if self._source.format == "json":
