@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 
 import click
@@ -46,7 +47,7 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def grid(header: Sequence[str], rows: Sequence[Sequence[str]], right: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], right: AbstractSet[int] = frozenset()) -> None:
     """Print columns under their names; ``right``: columns of numbers. The last column is cut at the terminal's edge."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     edge = shutil.get_terminal_size((200, 24)).columns

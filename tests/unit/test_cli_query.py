@@ -15,8 +15,8 @@ from flows.errors import KappaError
 from infra.cli import cli
 from tests.stored import Root
 
-TYPES = """SELECT 1 AS i, 1.50::decimal(10,2) AS d, 'a "b", é' AS s, '' AS empty, NULL AS missing, TIMESTAMPTZ '2013-01-01 10:00:00+00' AS at,
-DATE '2013-01-01' AS day, [1, 2] AS list, {'a': 1} AS struct, 'x'::blob AS bytes, true AS yes,
+TYPES = """SELECT 1 AS i, 1.50::decimal(10,2) AS d, 'a "b", é' AS s, '' AS empty, NULL AS missing,
+TIMESTAMPTZ '2013-01-01 10:00:00+00' AS at, DATE '2013-01-01' AS day, [1, 2] AS list, {'a': 1} AS struct, 'x'::blob AS bytes, true AS yes,
 12345678901234567890123::hugeint AS huge, 'nan'::double AS nan,
 0.1::double AS tenth"""
 

@@ -104,6 +104,13 @@ def test_errors_keep_duckdbs_words(engine: Engine) -> None:
         engine.relation("SELECT m FROM core.flight")
 
 
+def test_attached_tables_cannot_be_written(engine: Engine) -> None:
+    engine.relation("FROM core.flight")
+    attached = engine.relation("SELECT readonly FROM duckdb_databases() WHERE database_name LIKE '%@%'").fetchall()
+    assert attached
+    assert all(readonly for (readonly,) in attached)
+
+
 def test_times_are_utc(engine: Engine) -> None:
     assert engine.relation("SELECT TIMESTAMPTZ '2026-01-01 00:00:00+00'::varchar").fetchall() == [("2026-01-01 00:00:00+00",)]
 
