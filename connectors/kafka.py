@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -26,6 +27,8 @@ CONSUME_WAIT_S = 0.1
 QUEUE_BATCHES = 2
 TELL_AGAIN_S = 30.0
 IDLE_CHECK_S = 5.0
+IDLE_AFTER_S = 0.05
+IDLE_WAIT = timedelta(milliseconds=20)
 _FATAL = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
@@ -84,6 +87,7 @@ class KafkaSource(DynamicSource[Batch]):
         self.limits = limits
         self.control = control
         self.progress = Progress(positions=dict(starts))
+        self.emitted_at = time.monotonic()
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> StatelessSourcePartition[Batch]:
         """A lane over the partitions of this worker."""
@@ -128,6 +132,12 @@ class Lane(StatelessSourcePartition[Batch]):
             return [] if self._control.fatal else self._still(mark=True)
         return self._emit(batches)
 
+    def next_awake(self) -> datetime | None:
+        """At once while any lane of the topic has data, since epochs run in lockstep; a little later when all are idle."""
+        if time.monotonic() - self._source.emitted_at < IDLE_AFTER_S:
+            return None
+        return datetime.now(UTC) + IDLE_WAIT
+
     def close(self) -> None:
         self._closing.set()
         if self._thread_started:
@@ -147,6 +157,7 @@ class Lane(StatelessSourcePartition[Batch]):
             progress.records += batch.records.num_rows
             progress.nbytes += batch.records.nbytes
         self._moved = True
+        self._source.emitted_at = time.monotonic()
         if self._source.guard is not None:
             self._source.guard.consumed()
         if self._due():

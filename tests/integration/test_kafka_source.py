@@ -8,7 +8,8 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from connectors.errors import KafkaFailed, LogCut, LogLost
+from connectors.errors import LogCut, LogLost, TopicGone
+from connectors.guard import LogGuard
 from connectors.kafka import KafkaSource, Limits
 from flows.batch import Batch
 from flows.control import RunControl
@@ -145,17 +146,20 @@ def test_a_position_beyond_the_end_is_named(kafka, topic_name):
     assert isinstance(source.control.fatal, LogCut)
 
 
-def test_a_topic_deleted_while_it_is_read_stops_the_run(kafka, topic_name):
+def test_a_topic_deleted_while_it_is_idle_stops_the_run(kafka, topic_name):
     admin = make(kafka, topic_name)
     produce(kafka, topic_name, [b"x"])
-    source = KafkaSource(kafka.config, topic_name, {0: 0}, None, Limits(), RunControl())
+    control = RunControl()
+    guard = LogGuard(kafka.config, topic_name, control)
+    source = KafkaSource(kafka.config, topic_name, {0: 0}, None, Limits(), control, guard)
     lane = source.build("log", 0, 1)
     admin.delete_topics([topic_name])[topic_name].result()
     give_up = time.monotonic() + 60
-    while source.control.fatal is None and time.monotonic() < give_up:
-        assert not any(b.mark and b.start != b.end for b in lane.next_batch()) or True
+    while control.fatal is None and time.monotonic() < give_up:
+        list(lane.next_batch())
         time.sleep(0.01)
-    assert isinstance(source.control.fatal, KafkaFailed)
+    assert isinstance(control.fatal, TopicGone)
+    assert topic_name in str(control.fatal)
     lane.close()
 
 
