@@ -45,7 +45,7 @@ def _column(value: object) -> object:
 
 
 class Rule(Model):
-    """A condition on the typed row; a row breaks it when ``check`` (a row-local DuckDB expression) is false. NULL passes, as in SQL's CHECK."""
+    """A condition on the typed row: broken when ``check`` (a row-local DuckDB expression) is false. NULL passes, as in SQL's CHECK."""
 
     check: str
     on_failure: Literal["reject", "warn", "fail"] = "reject"

@@ -65,7 +65,7 @@ class MemorySource(DynamicSource[Batch]):
     """Gives the batches in order, each worker those of its partitions; stops before batch ``crash_at`` without a last mark."""
 
     def __init__(self, batches: list[Batch], crash_at: int | None = None) -> None:
-        self.batches = batches if crash_at is None else [Batch(b.topic, b.partition, b.start, b.end, b.records, b.mark) for b in batches[:crash_at]]
+        self.batches = batches[:crash_at]
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> StatelessSourcePartition[Batch]:
         mine = [b for b in self.batches if b.partition % worker_count == worker_index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
@@ -55,12 +56,12 @@ def test_ranges_join_and_every_record_is_given(kafka, topic_name):
     make(kafka, topic_name, 3)
     for partition in range(3):
         produce(kafka, topic_name, [b"%d" % i for i in range(1000)], partition, key=b"k", headers=[("a", b"1"), ("b", None)])
-    source = KafkaSource(kafka.config, topic_name, dict.fromkeys(range(3), 0), dict.fromkeys(range(3), 900), Limits(batch_rows=70), RunControl())
-    batches = read(source)
+    starts, ends = dict.fromkeys(range(3), 0), dict.fromkeys(range(3), 900)
+    batches = read(KafkaSource(kafka.config, topic_name, starts, ends, Limits(batch_rows=70), RunControl()))
     for partition in range(3):
         mine = [b for b in batches if b.partition == partition]
         assert mine[0].start == 0
-        assert all(before.end == after.start for before, after in zip(mine, mine[1:], strict=False))
+        assert all(before.end == after.start for before, after in pairwise(mine))
         assert mine[-1].end == 900
         assert [v for b in mine for v in b.records.column("value").to_pylist()] == [b"%d" % i for i in range(900)]
     first = batches[0].records

@@ -149,7 +149,7 @@ def oracle(query: str, staged: pa.Table) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-@settings(max_examples=int(__import__("os").environ.get("N","200")), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     log=logs(),
     cuts=st.lists(st.integers(1, 7), min_size=1, max_size=4),
@@ -167,7 +167,8 @@ def test_tables_equal_the_oracle(log, cuts, marks, workers, crashes):
         accepted = [(p, record.offset, value.row) for p, pairs in log.items() for record, value in pairs if value.row is not None]
         assert [at(row) for row in rows(root, "raw.events")] == everything
         staged = rows(root, "staging.events")
-        assert [(*at(row), {name: row[name] for name in ("id", "kind", "amount", "tags")}) for row in staged] == sorted(accepted, key=lambda a: a[:2])
+        typed = [(*at(row), {name: row[name] for name in ("id", "kind", "amount", "tags")}) for row in staged]
+        assert typed == sorted(accepted, key=lambda row: row[:2])
         rejected = rows(root, "staging.events__rejected")
         assert sorted([at(row) for row in rejected] + [at(row) for row in staged]) == everything
         table = DeltaTable(TableAddress(root, "staging.events", "0123456789ab-1").uri).to_pyarrow_table()
@@ -177,7 +178,8 @@ def test_tables_equal_the_oracle(log, cuts, marks, workers, crashes):
         )
         assert [(*at(r), r["id"], r["kind"], r["twice"]) for r in rows(root, "core.event")] == events
         tags = oracle(
-            "SELECT _partition, _offset, id, tag FROM (SELECT *, unnest(tags) AS tag, generate_subscripts(tags, 1) AS n FROM staged) ORDER BY 1, 2, n",
+            "SELECT _partition, _offset, id, tag"
+            " FROM (SELECT *, unnest(tags) AS tag, generate_subscripts(tags, 1) AS n FROM staged) ORDER BY 1, 2, n",
             table,
         )
         assert [(*at(r), r["id"], r["tag"]) for r in rows(root, "core.tag")] == tags
