@@ -51,9 +51,9 @@ class Commit:
 def commits(address: TableAddress) -> Iterator[Commit]:
     """The commits that the log still holds, newest first. Nothing for a table that does not exist. Raises StorageUnsupported."""
     log = DeltaLog(address.folder)
-    if not log.path.exists():
+    versions = log.versions() if log.path.exists() else []
+    if not versions:
         return
-    versions = log.versions()
     oldest = 0 if versions[0] == 0 else (log.checkpoints() or [0])[0]  # a version is read from a checkpoint and the commits after it
     for version in range(versions[-1], -1, -1):
         actions = log.read(version)

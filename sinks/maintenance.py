@@ -12,8 +12,6 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
 from threading import Event
 
-from deltalake import DeltaTable
-
 from flows.errors import KappaError
 from flows.settings import MaintenanceSettings
 from sinks.address import TableAddress
@@ -42,7 +40,6 @@ class Maintenance:
     _seen: int = 0
     _next_cleanup: float = field(default_factory=time.monotonic)
     _not_before: float = 0.0
-    _table: DeltaTable | None = None
     _vacuum: Vacuum | None = None
     _stop: Event = field(default_factory=Event)
 
@@ -54,7 +51,7 @@ class Maintenance:
         due = owner.version - self._seen >= min(CHECKPOINT_COMMITS, self.settings.compact_files)
         if self._job is None and due and time.monotonic() >= self._not_before:
             self._seen = owner.version
-            self._job = self.pool.submit(self._tend, owner.address, owner.own_version)
+            self._job = self.pool.submit(self._tend, owner.address, owner.version, owner.own_version)
 
     def finish(self, owner: Owner) -> None:
         """Wait a few seconds for what is running and commit it, else give it up. Raises as ``after_commit``."""
@@ -83,29 +80,22 @@ class Maintenance:
             work.discard(owner.address.folder)
             raise
 
-    def _tend(self, address: TableAddress, own_version: int) -> Rewrite | None:
+    def _tend(self, address: TableAddress, version: int, own_version: int) -> Rewrite | None:
         """In a thread: checkpoint, clean up, and write the files of a compaction."""
         started = time.monotonic()
         try:
-            self._table, table = None, self._refreshed(address)
+            table = open_table(address, version)
             log = DeltaLog(address.folder)
-            if table.version() - log.last_checkpoint() >= CHECKPOINT_COMMITS:
+            if version - log.last_checkpoint() >= CHECKPOINT_COMMITS:
                 table.create_checkpoint()
             files = live_files(table)
             if started >= self._next_cleanup:
                 self._next_cleanup = started + min(CLEANUP_INTERVAL_S, max(1.0, self.settings.retention_s / 10))
                 self._vacuum = self._vacuum or Vacuum(address.folder)
-                self._vacuum.run({file.path for file in files}, table.version(), self.settings.retention_s)
+                self._vacuum.run({file.path for file in files}, version, self.settings.retention_s)
                 clean_log(log, self.settings.retention_s, keep_from=own_version)
             runs = choose(files, self.settings.target_file_bytes, self.settings.compact_files)
-            self._table = table  # only now: after an error the next job opens the table anew
             return rewrite(address, table, runs, durable=self.settings.durable, stop=self._stop) if runs else None
         finally:
             ended = time.monotonic()
             self._not_before = ended + (ended - started) * (1 / SHARE - 1)
-
-    def _refreshed(self, address: TableAddress) -> DeltaTable:
-        if self._table is None:
-            return open_table(address)
-        self._table.update_incremental()
-        return self._table

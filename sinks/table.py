@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -15,8 +14,6 @@ from sinks.errors import LedgerBroken, LedgerLost, LogChanged, TableAltered, des
 from sinks.log import Action, DeltaLog, info_of
 from sinks.record import CommitRecord
 
-OPEN_ATTEMPTS = 5
-OPEN_PAUSE_S = 0.05
 _KNOWN_FEATURES = {"timestampNtz", "appendOnly", "invariants"}
 
 
@@ -48,18 +45,14 @@ def open_or_create(address: TableAddress, schema: pa.Schema, partition_by: Seque
     return table
 
 
-def open_table(address: TableAddress) -> DeltaTable:
-    """The table at its last version.
+def open_table(address: TableAddress, version: int | None = None) -> DeltaTable:
+    """The table at ``version``, or at its last.
 
-    A folder that is listed while commits land may show a commit without the one before it; deltalake calls that a gap, and looking
-    again mends it.
+    Always opened by number: deltalake lists the log's folder, and a listing beside fast commits may show one without the one before it,
+    which deltalake refuses as a gap. All versions up to one that is there are there.
     """
-    for _ in range(OPEN_ATTEMPTS - 1):
-        try:
-            return DeltaTable(address.uri, storage_options=dict(address.storage_options) or None)
-        except DeltaError:
-            time.sleep(OPEN_PAUSE_S)
-    return DeltaTable(address.uri, storage_options=dict(address.storage_options) or None)
+    version = DeltaLog(address.folder).versions()[-1] if version is None else version
+    return DeltaTable(address.uri, version=version, storage_options=dict(address.storage_options) or None)
 
 
 def _check(name: str, table: DeltaTable, schema: pa.Schema, partition_by: Sequence[str]) -> None:

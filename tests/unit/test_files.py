@@ -115,6 +115,27 @@ def test_bounds_hold_every_value(columns: dict[str, list[Any]]) -> None:
         _holds(said, exact, name, None, known)
 
 
+def _stats(rows: pa.Table) -> dict[str, Any]:
+    sink, footer, stats = pa.BufferOutputStream(), [], FileStats(rows.schema)
+    stats.add(rows)
+    pq.write_table(rows, sink, metadata_collector=footer, row_group_size=1)
+    return msgspec.json.decode(stats.to_json(footer[0]), type=dict[str, Any])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_cannot_hold_leaves_the_column_without_bounds(value: float) -> None:
+    said = _stats(pa.table({"x": [1.0, value, 2.0], "y": [1.0, 2.0, -3.5]}))
+    assert said["minValues"] == {"y": -3.5}
+    assert said["maxValues"] == {"y": 2.0}
+    assert said["nullCount"] == {"x": 0, "y": 0}
+
+
+def test_a_text_too_long_for_the_footer_leaves_the_column_without_bounds() -> None:
+    said = _stats(pa.table({"text": ["b", "z" * 10_000, None], "n": [1, 2, 3]}))
+    assert said["minValues"] == {"n": 1}
+    assert said["nullCount"] == {"text": 1, "n": 0}
+
+
 def _holds(said: dict[str, Any], exact: dict[str, Any], name: str, child: str | None, values: list[Any]) -> None:
     bounds = [side[key].get(name) for side, key in ((exact, "minValues"), (exact, "maxValues"))]
     if child is not None:
