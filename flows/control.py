@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flows.batch import Failure
 from flows.errors import KappaError
@@ -13,7 +13,7 @@ class RunControl:
     """Shared by every source and sink partition of a run; all methods may be called from any thread.
 
     ``stop``: commit what is whole, then end. ``abort``: end now and commit nothing more (fenced, log identity, fatal Kafka errors).
-    ``fail``: one table's branch has ended; the others go on.
+    ``fail``, ``end``: one table's branch has ended; the others go on, and the run stops when there are none.
     """
 
     def __init__(self, notify: Callable[[str], None] = lambda line: None) -> None:
@@ -21,8 +21,13 @@ class RunControl:
         self._stopping = threading.Event()
         self._fatal: KappaError | None = None
         self._failures: dict[str, Failure] = {}
-        self._ended: set[str] = set()
+        self._feeding: set[str] = set()
         self.notify = notify
+
+    def feed(self, tables: Iterable[str]) -> None:
+        """Tables that the run feeds: when the branches of all of them have ended, the run stops."""
+        with self._lock:
+            self._feeding.update(tables)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -52,18 +57,21 @@ class RunControl:
             if failure.table in self._failures:
                 return False
             self._failures[failure.table] = failure
-            self._ended.add(failure.table)
+            self._leave(failure.table)
         self.notify(f"{failure.table} failed: {failure.cause}; next: {failure.next_step}")
         return True
 
     def end(self, table: str, why: str) -> None:
         """A table's branch ends without a failure: its generation is live no more."""
         with self._lock:
-            self._ended.add(table)
+            self._leave(table)
         self.notify(f"{table}: {why}")
 
-    def has_ended(self, table: str) -> bool:
-        return table in self._ended
+    def _leave(self, table: str) -> None:
+        if table in self._feeding:
+            self._feeding.discard(table)
+            if not self._feeding:
+                self._stopping.set()
 
     @property
     def failures(self) -> dict[str, Failure]:

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import bytewax.operators as op
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import DynamicSource
 from bytewax.outputs import FixedPartitionedSink
 
-from flows.batch import NO_OFFSETS, RAW, REJECTED, Batch, Failure, Slice
+from flows.batch import NO_OFFSETS, RAW, REJECTED, Batch, Failure, Slice, Staged
 from flows.conform import Conform
 from flows.contract import Source
 from flows.control import RunControl
@@ -91,7 +92,9 @@ def build(
     works = {staging: op.map("stage", batches, Staging(source, control))}
     for node in nodes:
         if node.name in needed:
-            works[node.name] = op.map(f"conform-{node.name.replace('.', '-')}", works[node.upstream], Conforming(node, control, max_rejects))
+            works[node.name] = op.map(
+                f"conform-{node.name.replace('.', '-')}", works[node.upstream], Conforming(node, control, max_rejects)
+            )
     for table, stream in works.items():
         connect(table, stream, share)
         connect(f"{table}__rejected", stream, rejected_share)
@@ -150,6 +153,7 @@ class Staging:
             return _dead(batch, self._empty, failure)
         try:
             staged = self._stage.get().stage(batch)
+            check_staged(self._table, staged, batch)
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             return _dead(batch, self._empty, _failed(self._control, self._table, batch, error))
         rejected = _offsets(staged.rejects)
@@ -198,6 +202,25 @@ class Conforming:
             self._rejects += count
             if self._rejects > self._max_rejects:
                 raise TooManyRejects(self._node.name, self._rejects, self._max_rejects)
+
+
+class StageUnbalanced(KappaError):
+    """The contract's decoder lost or doubled records: committing them would break the ledger."""
+
+
+def check_staged(table: str, staged: Staged, batch: Batch) -> None:
+    """Every record of the batch is in exactly one of rows, rejects and filtered. Raises StageUnbalanced."""
+    expected = batch.records.column(0).to_numpy()
+    ended = np.concatenate([column.to_numpy() for column in (staged.rows["_offset"], staged.rejects["_offset"], staged.filtered)])
+    if staged.rows.num_rows < len(ended):
+        ended.sort()
+    if not np.array_equal(ended, expected):
+        wrong = np.setxor1d(ended, expected)[:5].tolist()
+        raise StageUnbalanced(
+            f"{table} does not account for every record of {batch.topic}/{batch.partition}, offsets {batch.start} to {batch.end}",
+            cause=f"{len(expected)} records gave {len(ended)} rows, rejects and filtered; lost or made up, at most five shown: {wrong}",
+            next_step=f"report this with the contract of {table}; nothing of this batch was committed",
+        )
 
 
 class TooManyRejects(KappaError):

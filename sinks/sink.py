@@ -18,6 +18,8 @@ from flows.control import RunControl
 from flows.errors import KappaError
 from flows.faults import reach
 from flows.ledger import Span, count, drop_below
+from flows.sql.rewrite import ROW
+from sinks.errors import LedgerBroken
 from sinks.files import FileWriter, WrittenFile
 from sinks.maintenance import Maintenance
 from sinks.owner import CommitInfo, Owner
@@ -77,6 +79,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._parts = parts
         self._control = control
         self._positions = dict(parts.starts)
+        self._multiplies = ROW in parts.files.schema.names
         # the first commit of a generation names every partition, so that one that is added later is noticed
         self._spans = {log: Span(at, at, 0, 0, 0, 0) for log, at in parts.starts.items() if log not in parts.owner.positions}
         self._warned: dict[str, int] = {}
@@ -84,6 +87,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._buffered_bytes = 0
         self._writing: list[Future[list[WrittenFile]]] = []
         self._marked = False
+        self._over = False
 
     def write_batch(self, values: list[Slice]) -> None:
         """Take the slices of one epoch."""
@@ -122,7 +126,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
                 self._stop_for(error)
 
     def _is_over(self) -> bool:
-        return self._control.fatal is not None or self._control.has_ended(self._table)
+        return self._over or self._control.fatal is not None
 
     def _take(self, part: Slice) -> None:
         log = (part.topic, part.partition)
@@ -159,15 +163,23 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
             return
         why = self._parts.still_live()
         if why is not None:
+            self._over = True
             self._control.end(self._table, why)
             return
         self._flush()
         files = [file for writing in self._writing for file in writing.result()]
+        self._check_rows(files)
         reach("files-written")
         info = self._parts.owner.commit(files, self._spans, self._warned)
         self._spans, self._warned, self._writing = {}, {}, []
         self._parts.committed(info)
         reach("between-tables")
+
+    def _check_rows(self, files: list[WrittenFile]) -> None:
+        """What was written is what was counted: only a table with ``_row`` has more rows than records. Raises LedgerBroken."""
+        rows, written = sum(file.rows for file in files), sum(span.written for span in self._spans.values())
+        if rows < written or (rows > written and not self._multiplies):
+            raise LedgerBroken(self._table, f"{rows} rows were written to files, and {written} records were counted")
 
     def _stop_for(self, error: Exception) -> None:
         if isinstance(error, KappaError) and error.stops_run:
@@ -182,6 +194,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
 
     def _fail(self, failure: Failure) -> None:
         """Mark the table failed, in its own log too, and drop what has not been committed."""
+        self._over = True
         failure = replace(failure, table=self._table)
         self._control.fail(failure)
         self._buffer, self._spans, self._warned = [], {}, {}

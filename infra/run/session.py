@@ -136,6 +136,7 @@ class Session:
                 committed=self._committed,
             )
             feed.fed = [Fed(target, self._claim(target, guard)) for target in mine]
+            self._control.feed(target.name for target in mine)
             feed.check_positions()
             self.feeds.append(feed)
 
