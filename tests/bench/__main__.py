@@ -12,6 +12,7 @@ from pathlib import Path
 from flows.settings import LocalSettings
 from infra.stack.local import LocalStack
 from tests.bench import ratios, report
+from tests.bench.measure import ContestantFailed
 
 THROUGHPUT = ("R1", "R2", "R3", "R4")
 NAMES = (*THROUGHPUT, "R8", "R11", "R12")
@@ -66,6 +67,8 @@ def main() -> None:
         assert stack.kafka.bootstrap_servers is not None
         bench = ratios.Bench(stack.kafka.bootstrap_servers, broker, folder, options.events, options.repeat, say)
         found = measure(bench, options.only)
+    except ContestantFailed as failure:
+        sys.exit(str(failure))
     finally:
         stack.down()
         shutil.rmtree(folder, ignore_errors=True)

@@ -75,7 +75,7 @@ def show(conditions: Mapping[str, object], runs: Mapping[str, Sequence[Run]], ra
     table = Table("ratio", "value", "target", "met", "meaning", title="Ratios")
     for ratio in ratios:
         met = {True: "yes", False: "NO", None: ""}[ratio.met]
-        table.add_row(ratio.name, f"{ratio.value:.2f}", ratio.target, met, "; ".join(filter(None, [ratio.meaning, ratio.note])))
+        table.add_row(ratio.name, f"{ratio.value:.3f}", ratio.target, met, "; ".join(filter(None, [ratio.meaning, ratio.note])))
     console.print(table)
 
 
