@@ -45,6 +45,18 @@ class FileChanged(KappaError):
         self.rows = rows
 
 
+class RowsElsewhere(KappaError):
+    """The topic is not the one to which a file's rows were sent: it was deleted and made again, or the source names another."""
+
+    def __init__(self, source: Source, path: Path, state: LoadState) -> None:
+        super().__init__(
+            f"the rows of {path} are not in topic {source.topic}",
+            cause=f"load {state.load} sent {state.rows} rows on {state.at} to another topic than the one that is called so now",
+            next_step=f"send the file whole: kappa load {source.name} {path} --again",
+        )
+        self.load = state.load
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where a load is: rows and bytes (on disk) of the file so far, of ``bytes_total``; ``rows_before``: sent by an earlier run."""
@@ -96,6 +108,7 @@ class Loader:
         ensure_loads_topic(self._admin)
         if ensure_topic(config, source):
             self._watch.notice(f"made topic {source.topic} ({source.partitions} partition{'s' if source.partitions > 1 else ''})")
+        self._topic_id = str(self._admin.describe([source.topic])[source.topic].topic_id)
         self._max_message_bytes = self._admin.max_message_bytes(source.topic)
         self._known = read_loads(config, self._admin)
 
@@ -107,8 +120,8 @@ class Loader:
         with InputFile(path) as file:
             identity = Identity(self._source.name, file.sha256(), reader_options(self._source, file))
             state = self._known.states.get(identity.key())
-            if state is not None and state.done and not again:
-                return Loaded(path, state, 0, 0, already=True)
+            if state is not None and state.done and state.topic_id == self._topic_id and not again:
+                return Loaded(path, state, 0, 0, already=True)  # what is done stays done: this saves a producer
             return self._send(file, identity, again=again)
 
     def _send(self, file: InputFile, identity: Identity, *, again: bool) -> Loaded:
@@ -117,12 +130,12 @@ class Loader:
         reach("load.fenced")
         # Only now: an older load of this file can commit no more, and what it has committed can be seen.
         self._known = read_loads(self._config, self._admin)
-        state = self._known.states.get(identity.key())
-        if state is not None and state.done and not again:
+        state = self._earlier(file, identity, again=again)
+        if state is not None and state.done:
             return Loaded(file.path, state, 0, 0, already=True)
-        transfer = _Transfer(self._source, file, identity, producer, self._watch)
+        transfer = _Transfer(self._source, file, identity, self._topic_id, producer, self._watch)
         transfer.first_records += self._replaced(file, identity, transfer, again=again)
-        if state is not None and not state.done:
+        if state is not None:
             transfer.resume(state)
         for notice in rows.notices:
             self._watch.notice(notice)
@@ -132,6 +145,17 @@ class Loader:
             return transfer.finish()
         finally:
             producer.abandon()
+
+    def _earlier(self, file: InputFile, identity: Identity, *, again: bool) -> LoadState | None:
+        """How far this file has got in this topic; None when it must be sent from its first row."""
+        state = self._known.states.get(identity.key())
+        if state is None:
+            return None
+        if state.topic_id not in (None, self._topic_id):
+            if again:
+                return None
+            raise RowsElsewhere(self._source, file.path, state)
+        return None if state.done and again else state
 
     def _replaced(self, file: InputFile, identity: Identity, transfer: _Transfer, *, again: bool) -> list[tuple[bytes, bytes]]:
         """Records that say of half-loaded former content of this path that it was replaced."""
@@ -147,13 +171,13 @@ class Loader:
 class _Transfer:
     """One file on its way: counts rows, decides when to commit, and says how far it has got."""
 
-    def __init__(self, source: Source, file: InputFile, identity: Identity, producer: RowProducer, watch: Watch) -> None:
+    def __init__(self, source: Source, file: InputFile, identity: Identity, topic_id: str, producer: RowProducer, watch: Watch) -> None:
         self._source = source
         self._file = file
         self._identity = identity
         self._producer = producer
         self._watch = watch
-        self.state = LoadState(new_ulid(), file.uri, 0, 0, done=False, at=now())
+        self.state = LoadState(new_ulid(), file.uri, 0, 0, done=False, at=now(), topic_id=topic_id)
         self.first_records: list[tuple[bytes, bytes]] = []
         self._before = 0
         self._rows = 0

@@ -48,7 +48,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class LoadState:
-    """How far a file has got: ``rows`` sent, ``nbytes``: bytes of the file read for them. ``replaced_by``: a load of newer content."""
+    """How far a file has got: ``rows`` sent, ``nbytes``: bytes of the file read for them. ``replaced_by``: a load of newer content.
+
+    ``topic_id``: of the topic that holds the rows; another topic of the same name does not.
+    """
 
     load: str
     uri: str
@@ -57,11 +60,13 @@ class LoadState:
     done: bool
     at: str
     replaced_by: str | None = None
+    topic_id: str | None = None
 
     def value(self) -> bytes:
         """The record value in ``kappa.loads``."""
         members = {"load": self.load, "uri": self.uri, "rows": self.rows, "bytes": self.nbytes, "done": self.done, "at": self.at}
-        return msgspec.json.encode(members if self.replaced_by is None else {**members, "replaced_by": self.replaced_by})
+        more = {"topic_id": self.topic_id, "replaced_by": self.replaced_by}
+        return msgspec.json.encode({**members, **{name: value for name, value in more.items() if value is not None}})
 
     def advanced(self, rows: int, nbytes: int, *, done: bool) -> LoadState:
         """The state after a transaction, as of now."""
