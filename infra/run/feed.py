@@ -72,14 +72,15 @@ class Feed:
             for partition, offset in positions.items():
                 check_position(Position(topic, partition, offset), self.extent.low[partition], self.extent.high[partition])
 
-    def run(self, *, until: Mapping[int, int] | None) -> None:
-        """Feed the tables up to ``until`` (None: until stopped). Tables that lag far behind first catch up in a flow of their own."""
-        lagging = self._lagging()
+    def run(self, *, until: Mapping[int, int] | None, caught_up: Callable[[list[Fed]], None] = lambda tables: None) -> None:
+        """Feed the tables up to ``until`` (None: until stopped). Those that lag catch up first, then ``caught_up`` is called."""
+        lagging = self.lagging()
         if lagging:
             most = self._greatest(fed for fed in self.fed if fed not in lagging)
-            names = ", ".join(fed.target.name for fed in lagging)
-            self.control.notify(f"{self.source.name}: {names} catch up first")
+            self.control.notify(f"{self.source.name}: {', '.join(fed.target.name for fed in lagging)} catch up first")
             self.flow(lagging, most)
+            if not self.control.stopping:
+                caught_up([fed for fed in lagging if fed.target.name not in self.control.failures])
         if not self.control.stopping:
             self.flow(self.fed, until)
 
@@ -113,10 +114,13 @@ class Feed:
         vectors = [self.positions(fed) for fed in tables]
         return {p: max(vector[p] for vector in vectors) for p in self.extent.low}
 
-    def _lagging(self) -> list[Fed]:
-        """Tables further behind the foremost than ``catch_up_records`` (by offsets)."""
+    def lagging(self) -> list[Fed]:
+        """Tables further behind the foremost than ``catch_up_records`` (by offsets), and new ones that are behind at all: readers see a
+        new table once it has caught up, because a cut is no greater than what every table holds.
+        """
         most = self._greatest(self.fed)
-        behind = [fed for fed in self.fed if sum(most[p] - o for p, o in self.positions(fed).items()) > self.settings.run.catch_up_records]
+        limits = {fed.target.name: self.settings.run.catch_up_records if fed.target.live else 0 for fed in self.fed}
+        behind = [fed for fed in self.fed if sum(most[p] - o for p, o in self.positions(fed).items()) > limits[fed.target.name]]
         return behind if len(behind) < len(self.fed) else []
 
 

@@ -104,14 +104,22 @@ class Session:
             else:
                 self._open_live(tables, pool)
             if not self._control.stopping:
-                run_all(self.feeds, lambda feed: feed.run(until=feed.extent.stable if request.until_caught_up else None), self._control)
+                run_all(
+                    self.feeds,
+                    lambda feed: feed.run(until=feed.extent.stable if request.until_caught_up else None, caught_up=self._caught_up),
+                    self._control,
+                )
 
     # --- opening
 
     def _open_live(self, tables: list[str], pool: ThreadPoolExecutor) -> None:
         targets = live_targets(tables, self._definitions, self._catalog)
         self._open(targets, pool)
-        self._publish([target for target in targets if not target.live], "run")
+        waiting = {fed.target.name for feed in self.feeds for fed in feed.lagging()}
+        self._publish([target for target in targets if not target.live and target.name not in waiting], "run")
+
+    def _caught_up(self, tables: list[Fed]) -> None:
+        self._publish([fed.target for fed in tables if not fed.target.live], "run")
 
     def _open(self, targets: list[Target], pool: ThreadPoolExecutor) -> None:
         by_source: dict[str, list[Target]] = defaultdict(list)
