@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -296,7 +296,7 @@ def test_another_log_is_refused_with_positions_and_the_next_command(tmp_path: Pa
         claim(address(tmp_path), 3, log)
     assert "flights/0/4" in str(changed.value)
     assert "topic-1" in str(changed.value)
-    assert "kappa run --rebuild core.flight" in changed.value.next_step
+    assert "kappa run --rebuild" in changed.value.next_step
     assert claim(address(tmp_path), 4).epoch == 3
 
 
@@ -368,9 +368,21 @@ def test_rows_without_a_ledger_are_refused(tmp_path: Path) -> None:
         Owner.claim(table, SCHEMA, [], run(), LOG)
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_only_a_durable_commit_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool) -> None:
+    owner = claim(address(tmp_path), durable=durable)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+    files = FileWriter(owner.address, SCHEMA, durable=durable).write(rows(0, range(1)))
+    owner.commit(files, {(TOPIC, 0): span(range(1))})
+    log = str(owner.address.folder / "_delta_log")
+    data = [str(owner.address.folder / files[0].path), str(owner.address.folder)]
+    assert [path for path in synced if not path.endswith(".tmp")] == ([*data, log] if durable else [])
+    assert len(synced) == (4 if durable else 0)
+
+
 def test_commit_ids_sort_by_time(tmp_path: Path) -> None:
     owner = claim(address(tmp_path))
     ids = [commit(owner, range(offset, offset + 1)).record.id for offset in range(3)]
     assert len(set(ids)) == 3
     assert {len(each) for each in ids} == {26}
-    assert replace(run(), pid=9).pid == 9
