@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from flows.batch import Position
 from flows.errors import KappaError
 from flows.ledger import LogIdentity
@@ -43,13 +45,13 @@ class LogCut(LogError):
 class TopicReplaced(LogError):
     """The topic was deleted and made again, or the bootstrap servers lead to another cluster."""
 
-    def __init__(self, topic: str, known: LogIdentity, now: LogIdentity) -> None:
+    def __init__(self, topic: str, known: LogIdentity, now: LogIdentity, positions: Iterable[Position]) -> None:
         what = "the topic id" if known.cluster == now.cluster else "the cluster"
         was = known.topics.get(topic) if known.cluster == now.cluster else known.cluster
         is_now = now.topics.get(topic) if known.cluster == now.cluster else now.cluster
         super().__init__(
             f"topic {topic} is not the one that the tables were built from",
-            cause=f"{what} was {was} and is now {is_now}: its offsets mean other records",
+            cause=f"{what} was {was} and is now {is_now}: its offsets mean other records; {read_up_to(positions)}",
             next_step="name the old cluster or restore the topic; or build from the new one: kappa run --rebuild --accept-lost TABLE",
         )
         self.topic = topic
@@ -60,10 +62,10 @@ class TopicReplaced(LogError):
 class TopicGone(LogError):
     """The topic was deleted while the tables stand on it."""
 
-    def __init__(self, topic: str, known: LogIdentity) -> None:
+    def __init__(self, topic: str, known: LogIdentity, positions: Iterable[Position]) -> None:
         super().__init__(
             f"topic {topic} is gone",
-            cause=f"it was deleted; its id was {known.topics.get(topic)}",
+            cause=f"it was deleted; its id was {known.topics.get(topic)}; {read_up_to(positions)}",
             next_step="restore it; or make it again, load its files, and build new generations: kappa run --rebuild --accept-lost TABLE",
         )
         self.topic = topic
@@ -72,12 +74,12 @@ class TopicGone(LogError):
 class PartitionsChanged(LogError):
     """A partition was added or removed."""
 
-    def __init__(self, topic: str, known: frozenset[int], now: frozenset[int], positions: list[Position]) -> None:
+    def __init__(self, topic: str, known: frozenset[int], now: frozenset[int], positions: Iterable[Position]) -> None:
         added, removed = sorted(now - known), sorted(known - now)
         what = " and ".join(text for text in (f"added {added}" if added else "", f"removed {removed}" if removed else "") if text)
         super().__init__(
             f"the partitions of topic {topic} have changed",
-            cause=f"{what}; the tables hold {', '.join(map(str, positions)) or 'nothing yet'}; keys may have moved between partitions",
+            cause=f"{what}; {read_up_to(positions)}; keys may have moved between partitions",
             next_step="build new generations over all partitions: kappa run --rebuild TABLE",
         )
         self.topic = topic
@@ -88,3 +90,9 @@ class KafkaFailed(LogError):
 
     def __init__(self, what: str, cause: str) -> None:
         super().__init__(what, cause=cause, next_step="kappa status; then kappa run again: it goes on where the tables stand")
+
+
+def read_up_to(positions: Iterable[Position]) -> str:
+    """Where the tables stand, for people."""
+    held = ", ".join(map(str, positions))
+    return f"the tables have read up to {held}" if held else "the tables have read nothing yet"

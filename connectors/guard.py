@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from connectors.errors import KafkaFailed, PartitionsChanged, TopicGone, TopicReplaced
 from connectors.topics import ANSWER_TIMEOUT_S, Admin, KafkaUnreachable, TopicMissing
+from flows.batch import Position
 from flows.control import RunControl
 from flows.ledger import LogIdentity
 
@@ -23,7 +24,11 @@ class LogGuard:
     """
 
     def __init__(self, config: Mapping[str, str], topic: str, control: RunControl) -> None:
-        """Take the log as it is now for the right one. Raises TopicMissing, TopicRefused, KafkaUnreachable."""
+        """Take the log as it is now for the right one. Raises TopicMissing, TopicRefused, KafkaUnreachable.
+
+        ``held`` tells where the tables stand, for errors.
+        """
+        self.held: Callable[[], Iterable[Position]] = tuple
         self._admin = Admin(config)
         self._topic = topic
         self._control = control
@@ -44,9 +49,9 @@ class LogGuard:
                 return
             identity, partitions = self._ask_patiently()
             if identity != self.identity:
-                raise TopicReplaced(self._topic, self.identity, identity)
+                raise TopicReplaced(self._topic, self.identity, identity, self.held())
             if partitions != self.partitions:
-                raise PartitionsChanged(self._topic, self.partitions, partitions, [])
+                raise PartitionsChanged(self._topic, self.partitions, partitions, self.held())
             self._verified = asked
 
     def _ask(self) -> tuple[LogIdentity, frozenset[int]]:
@@ -62,7 +67,7 @@ class LogGuard:
             try:
                 return self._ask()
             except TopicMissing as error:
-                raise TopicGone(self._topic, self.identity) from error
+                raise TopicGone(self._topic, self.identity, self.held()) from error
             except KafkaUnreachable as error:
                 if time.monotonic() >= give_up_at or self._control.fatal is not None:
                     raise KafkaFailed(f"Kafka does not answer about topic {self._topic}", error.cause) from error

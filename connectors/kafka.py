@@ -260,6 +260,7 @@ class Lane(StatelessSourcePartition[Batch]):
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
             check_position(Position(topic, partition, positions[partition]), low, high)
         if code in _FATAL or error.fatal():
+            self._ask_guard()
             raise KafkaFailed(f"reading topic {topic} failed", error.str())
         self._hear(error)
         return None
@@ -272,11 +273,15 @@ class Lane(StatelessSourcePartition[Batch]):
 
     def _ask_when_idle(self) -> None:
         """A deleted topic is silent for minutes: ask whether it is still there. Raises LogError."""
-        guard = self._source.guard
-        if guard is not None and time.monotonic() - self._heard_from_log_at > IDLE_CHECK_S:
-            guard.consumed()
-            guard.verify()
+        if time.monotonic() - self._heard_from_log_at > IDLE_CHECK_S:
+            self._ask_guard()
             self._heard_from_log_at = time.monotonic()
+
+    def _ask_guard(self) -> None:
+        """A topic that is another or gone says more than librdkafka's error. Raises LogError."""
+        if self._source.guard is not None:
+            self._source.guard.consumed()
+            self._source.guard.verify()
 
     @property
     def _ended(self) -> bool:

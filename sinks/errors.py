@@ -34,7 +34,7 @@ class LogChanged(KappaError):
         super().__init__(
             f"topic {topic} is not the one that {table} was built from",
             cause=f"the table's positions ({', '.join(positions) or 'none'}) belong to {was}; the log is now {now}",
-            next_step=f"point [kafka] at the old cluster, or build the table anew from this log: kappa run --rebuild {table}",
+            next_step=f"point [kafka] at the old cluster, or build the table anew from this log: kappa run --rebuild --accept-lost {table}",
         )
         self.table = table
         self.topic = topic

@@ -17,11 +17,12 @@ from connectors.errors import TopicGone
 from connectors.extent import extent
 from connectors.guard import LogGuard
 from connectors.topics import TopicMissing, ensure_topic
+from flows.batch import Position
 from flows.contract import Source
 from flows.control import RunControl
 from flows.errors import KappaError
 from flows.fingerprint import Definition, definitions
-from flows.ledger import RunIdentity
+from flows.ledger import RunIdentity, Span
 from flows.plan import analyse, require
 from flows.project import Project
 from infra.addresses import resolve
@@ -144,9 +145,17 @@ class Session:
                 committed=self._committed,
             )
             feed.fed = [Fed(target, self._claim(target, guard)) for target in mine]
+            guard.held = feed.held
             self._control.feed(target.name for target in mine)
             feed.check_positions()
+            self._say_where_new_ones_begin(feed)
             self.feeds.append(feed)
+
+    def _say_where_new_ones_begin(self, feed: Feed) -> None:
+        new = [fed.target.name for fed in feed.fed if not fed.owner.positions]
+        starts = [f"{feed.source.topic}/{p} begins at offset {low}" for p, low in sorted(feed.extent.low.items()) if low]
+        if new and starts:
+            self._control.notify(f"{', '.join(starts)}: what was before is not in the new {', '.join(new)}")
 
     def _guard(self, source: Source, targets: list[Target]) -> LogGuard:
         """The log as it is now. A topic that is missing is made, unless a table has read from it already."""
@@ -156,7 +165,8 @@ class Session:
             for target in targets:
                 last = newest(TableAddress(self._project.storage, target.name, target.generation))
                 if last is not None and last.record is not None and last.record.totals:
-                    raise TopicGone(source.topic, last.record.log) from None
+                    held = [Position(topic, p, offset) for (topic, p), offset in sorted(last.record.positions.items())]
+                    raise TopicGone(source.topic, last.record.log, held) from None
         ensure_topic(self._config, source)
         self._control.notify(f"{source.name}: topic {source.topic} did not exist and was made")
         return LogGuard(self._config, source.topic, self._control)
@@ -195,7 +205,10 @@ class Session:
         self._open(targets, pool)
         goals = {feed.source.name: self._goal(feed, state, accept_lost=accept_lost) for feed in self.feeds}
         run_all(self.feeds, lambda feed: feed.run(until=goals[feed.source.name]), self._control)
-        if self._control.stopping or self._control.failures:
+        if self._control.failures:
+            self._control.notify("nothing is swapped, because a table failed; what is built so far is gone on with by the next rebuild")
+            self._control.stop()
+        if self._control.stopping:
             return
         self._publish(targets, "run --rebuild")
         self._control.notify(f"swapped {len(targets)} tables: {', '.join(target.name for target in targets)}")
@@ -210,12 +223,13 @@ class Session:
             last = newest(TableAddress(self._project.storage, fed.target.name, entry.generation))
             if last is None or last.record is None:
                 continue
+            same_log = last.record.log == feed.guard.identity
             lost = []
             for (topic, partition), span in last.record.totals.items():
-                if topic == feed.source.topic and partition in goal:
-                    goal[partition] = max(goal[partition], min(span.end, feed.extent.high[partition]))
-                    if feed.extent.low[partition] > span.start:
-                        lost.append(f"{topic}/{partition}/{span.start}..{feed.extent.low[partition]}")
+                held = (feed.extent.low[partition], feed.extent.high[partition]) if same_log and partition in goal else (0, 0)
+                lost += [f"{topic}/{partition}/{start}..{end}" for start, end in _outside(span, *held)]
+                if same_log and partition in goal:
+                    goal[partition] = max(goal[partition], min(span.end, held[1]))
             if lost and not accept_lost:
                 raise RebuildLosesRecords(fed.target.name, lost)
         return goal if any(goal.values()) else dict(feed.extent.stable)
@@ -243,6 +257,11 @@ class Session:
 
     def _committed(self, fed: Fed, info: CommitInfo) -> None:
         self._mirror.commit(fed.target.name, fed.target.generation, info)
+
+
+def _outside(span: Span, low: int, high: int) -> list[tuple[int, int]]:
+    """What of a span lies outside of the offsets ``[low, high)`` that a log holds."""
+    return [(start, end) for start, end in ((span.start, min(low, span.end)), (max(high, span.start), span.end)) if start < end]
 
 
 def _has_ended(run: RunIdentity) -> bool:

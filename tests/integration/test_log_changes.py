@@ -1,0 +1,202 @@
+"""The log changes under the tables: every change that breaks the promise stops the run, commits nothing, and says where and what next."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+from tests.inprocess import Running, audit, kappa, wait_until
+from tests.warehouse import Warehouse, event
+
+pytestmark = pytest.mark.slow
+QUICK = "[run]\ncommit_interval_s = 0.1\n"
+
+
+@pytest.fixture
+def warehouse(kafka, topic_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+    """300 events, none of them in a table yet."""
+    monkeypatch.setenv("KAPPA_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap)
+    made = Warehouse.make(tmp_path / "warehouse", kafka.bootstrap, topic_name, settings=QUICK)
+    made.produce(1, 300)
+    return made
+
+
+@pytest.fixture
+def admin(kafka) -> AdminClient:
+    return AdminClient(kafka.config)
+
+
+def caught_up(warehouse: Warehouse) -> None:
+    kappa(warehouse.folder, "run", "--until-caught-up")
+
+
+def proved(warehouse: Warehouse) -> None:
+    warehouse.check_independently()
+    assert not audit(warehouse.folder, "--full")
+
+
+def make_again(warehouse: Warehouse, admin: AdminClient, records: int) -> None:
+    """Delete the topic, make it again, and fill it beyond the old offsets with other events."""
+    admin.delete_topics([warehouse.topic])[warehouse.topic].result(30)
+    give_up = time.monotonic() + 30
+    while True:
+        try:
+            admin.create_topics([NewTopic(warehouse.topic, warehouse.partitions, 1)])[warehouse.topic].result(30)
+            break
+        except KafkaException:  # it is deleted in the background
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+    warehouse.produce(1001, records)
+
+
+def stored(warehouse: Warehouse) -> int:
+    try:
+        return len(warehouse.rows("raw.events"))
+    except (ValueError, KeyError):
+        return -1
+
+
+def names_positions(said: str, warehouse: Warehouse) -> bool:
+    return f"{warehouse.topic}/0/150, {warehouse.topic}/1/150" in said
+
+
+def test_a_topic_made_again_between_runs(warehouse: Warehouse, admin: AdminClient) -> None:
+    caught_up(warehouse)
+    before = warehouse.rows("core.event")
+    make_again(warehouse, admin, 800)
+    said = kappa(warehouse.folder, "run", "--until-caught-up", status=1)
+    assert "is not the one that" in said
+    assert names_positions(said, warehouse)
+    assert "kappa run --rebuild --accept-lost" in said
+    assert warehouse.rows("core.event") == before
+    refused = kappa(warehouse.folder, "run", "--rebuild", "events", "--until-caught-up", status=1)
+    assert f"{warehouse.topic}/0/0..150" in refused
+    assert warehouse.rows("core.event") == before
+    kappa(warehouse.folder, "run", "--rebuild", "--accept-lost", "events", "--until-caught-up")
+    assert stored(warehouse) == 800
+    proved(warehouse)
+
+
+def test_a_topic_made_again_under_a_run(warehouse: Warehouse, admin: AdminClient) -> None:
+    """A live consumer crosses it without an error of its own."""
+    process = warehouse.start("run")
+    wait_until(lambda: stored(warehouse) == 300 or process.poll() is not None)
+    before = warehouse.rows("core.event")
+    make_again(warehouse, admin, 800)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert f"topic {warehouse.topic} is" in said
+    assert names_positions(said, warehouse)
+    assert "kappa run --rebuild --accept-lost" in said
+    assert stored(warehouse) == 300
+    assert warehouse.rows("core.event") == before
+
+
+def test_a_topic_that_is_gone(warehouse: Warehouse, admin: AdminClient) -> None:
+    """It is not made again behind the user's back."""
+    caught_up(warehouse)
+    admin.delete_topics([warehouse.topic])[warehouse.topic].result(30)
+    said = kappa(warehouse.folder, "run", "--until-caught-up", status=1)
+    assert f"topic {warehouse.topic} is gone" in said
+    assert names_positions(said, warehouse)
+    assert warehouse.topic not in admin.list_topics(timeout=10).topics
+
+
+def test_offsets_lost_below_the_tables_positions_do_not_matter(warehouse: Warehouse, admin: AdminClient) -> None:
+    caught_up(warehouse)
+    lose(warehouse, admin, 100)
+    warehouse.produce(301, 50)
+    caught_up(warehouse)
+    assert not audit(warehouse.folder, "--full")
+    assert stored(warehouse) == 350
+
+
+def test_offsets_lost_above_the_tables_positions(warehouse: Warehouse, admin: AdminClient) -> None:
+    caught_up(warehouse)
+    before = warehouse.rows("core.event")
+    warehouse.produce(301, 100)
+    lose(warehouse, admin, 170)
+    said = kappa(warehouse.folder, "run", "--until-caught-up", status=1)
+    assert f"read up to {warehouse.topic}/0/150" in said
+    assert "offsets 150 to 169" in said
+    assert "kappa run --rebuild --accept-lost" in said
+    assert warehouse.rows("core.event") == before
+    refused = kappa(warehouse.folder, "run", "--rebuild", "events", "--until-caught-up", status=1)
+    assert f"{warehouse.topic}/0/0..150" in refused
+    said = kappa(warehouse.folder, "run", "--rebuild", "--accept-lost", "events", "--until-caught-up")
+    assert f"{warehouse.topic}/0 begins at offset 170" in said
+    proved(warehouse)
+
+
+def lose(warehouse: Warehouse, admin: AdminClient, below: int) -> None:
+    """As retention does."""
+    place = TopicPartition(warehouse.topic, 0, below)
+    admin.delete_records([place])[place].result(30)
+
+
+def test_a_partition_added_between_runs(warehouse: Warehouse, admin: AdminClient) -> None:
+    caught_up(warehouse)
+    before = warehouse.rows("core.event")
+    add_partition(warehouse, admin)
+    warehouse.produce(301, 100)
+    said = kappa(warehouse.folder, "run", "--until-caught-up", status=1)
+    assert "added [2]" in said
+    assert names_positions(said, warehouse)
+    assert "kappa run --rebuild" in said
+    assert warehouse.rows("core.event") == before
+    kappa(warehouse.folder, "run", "--rebuild", "events", "--until-caught-up")
+    assert stored(warehouse) == 400
+    proved(warehouse)
+
+
+def test_a_partition_added_under_a_run(warehouse: Warehouse, admin: AdminClient) -> None:
+    with Running(warehouse.folder) as run:
+        wait_until(lambda: stored(warehouse) == 300)
+        add_partition(warehouse, admin)
+        warehouse.produce(301, 100)
+        run.join()
+    assert "added [2]" in str(run.fatal)
+    assert names_positions(str(run.fatal), warehouse)
+    assert stored(warehouse) == 300
+
+
+def add_partition(warehouse: Warehouse, admin: AdminClient) -> None:
+    admin.create_partitions([NewPartitions(warehouse.topic, 3)])[warehouse.topic].result(30)
+    warehouse.partitions = 3
+    wait_until(lambda: len(admin.list_topics(warehouse.topic, 10).topics[warehouse.topic].partitions) == 3)
+
+
+def test_transactions_open_and_aborted(warehouse: Warehouse) -> None:
+    """Until caught up ends at the last stable offset; what lies behind an open transaction comes with a later run."""
+    producer = Producer({"bootstrap.servers": warehouse.bootstrap, "transactional.id": warehouse.topic})
+    producer.init_transactions(30)
+    for number in range(6):
+        producer.begin_transaction()
+        send(warehouse, producer, 1000 + 10 * number)
+        (producer.abort_transaction if number % 2 else producer.commit_transaction)(30)
+    producer.begin_transaction()
+    send(warehouse, producer, 2000)
+    warehouse.produce(3000, 40)  # behind it, in both partitions
+    caught_up(warehouse)
+    assert stored(warehouse) == 300 + 30 + 20  # partition 1 has no transaction
+    proved(warehouse)
+    producer.commit_transaction(30)
+    caught_up(warehouse)
+    assert stored(warehouse) == 300 + 30 + 40 + 10
+    proved(warehouse)
+    producer.begin_transaction()
+    send(warehouse, producer, 4000)
+    producer.abort_transaction(30)
+    caught_up(warehouse)
+    assert stored(warehouse) == 300 + 30 + 40 + 10
+    proved(warehouse)
+
+
+def send(warehouse: Warehouse, producer: Producer, first: int) -> None:
+    for number in range(first, first + 10):
+        producer.produce(warehouse.topic, event(number), partition=0)
+    assert producer.flush(30) == 0
