@@ -22,6 +22,9 @@ from flows.sql.tree import connect
 
 # What a record's values can make DuckDB raise. Anything else (memory, an interrupt, a fault of DuckDB) is not the record's.
 _RECORD_ERRORS = (duckdb.DataError, duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.NotSupportedError)
+# DuckDB's optimizers may evaluate an expression on rows that a condition keeps from it, or a condition before the one on its left, and
+# then other records would raise with other versions. Only columns that nothing uses are left out: SQL means what it says.
+_LITERAL = "SELECT string_agg(name, ',') FROM duckdb_optimizers() WHERE name <> 'unused_columns'"
 _REASON_CHARACTERS = 1000
 _VALUE_CHARACTERS = 100
 
@@ -52,6 +55,8 @@ class Conform:
         self.node = node
         self._connection = connect()
         self._connection.execute(f"SET threads = {threads}")
+        (optimizers,) = self._connection.execute(_LITERAL).fetchone() or ("",)
+        self._connection.execute(f"SET disabled_optimizers = '{optimizers}'")
 
     def conform(self, rows: pa.Table, batch: Batch) -> Transformed:
         """Transform the upstream's ``rows`` of ``batch``, which are sorted by ``_offset`` (and ``_row``).

@@ -279,11 +279,16 @@ def _length(lists: Sequence[Node]) -> str:
     return f"greatest({', '.join(lengths)})" if len(lengths) > 1 else "".join(lengths)
 
 
+def true(condition: str) -> str:
+    """Whether a condition is true, evaluated as WHERE does: in CASE, as there, what AND and OR need not look at is not evaluated."""
+    return f"CASE WHEN {condition} THEN true ELSE false END"
+
+
 def _filter(relation: _Input, passes: str) -> str:
     source = _from(relation)
     if relation.many:
-        return f"SELECT _offset {source} GROUP BY _offset HAVING NOT bool_or(coalesce({passes}, false))"
-    return f"SELECT _offset {source} WHERE ({passes}) IS NOT TRUE"
+        return f"SELECT _offset {source} GROUP BY _offset HAVING NOT bool_or({true(passes)})"
+    return f"SELECT _offset {source} WHERE NOT {true(passes)}"
 
 
 def _from(relation: _Input) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from flows.sql.bind import Binder, Bound
-from flows.sql.rewrite import Parts
+from flows.sql.rewrite import Parts, true
 from flows.sql.tree import Problem, SqlRefused, quoted
 from flows.types import TypeRefused, storage_type
 
@@ -55,9 +55,9 @@ def probe_sql(parts: Parts, targets: Mapping[str, str]) -> str:
     """
     flags = []
     if parts.where is not None:
-        flags.append(f"TRY(struct_pack(v := {parts.where.sql})) IS NULL")
+        flags.append(f"TRY({true(parts.where.sql)}) IS NULL")
     for part in parts.items:
         value = f"CAST({part.sql} AS {targets[part.label]})" if part.label in targets else part.sql
         raises = f"TRY(struct_pack(v := {value})) IS NULL"
-        flags.append(f"CASE WHEN TRY({parts.where.sql}) THEN {raises} ELSE false END" if parts.where is not None else raises)
+        flags.append(f"CASE WHEN TRY({true(parts.where.sql)}) THEN {raises} ELSE false END" if parts.where is not None else raises)
     return f"SELECT _offset, {', '.join(f'{flag} AS f{number}' for number, flag in enumerate(flags))} {parts.source}"
