@@ -22,10 +22,9 @@ from flows.stage.buffers import Mask
 from flows.stage.columns import Doubt, either
 from flows.stage.document import MAX_DEPTH
 from flows.stage.kinds import Kind, List, Scalar, Struct, holds_json, kind_of
-from flows.stage.raw import RawReader, json_texts, too_deep
+from flows.stage.raw import Originals, RawReader, json_texts
 from flows.stage.suspects import Witness
 
-_NO_JSON = "NaN|Inf"
 _UNNAMED = "unexpected field"
 
 
@@ -59,8 +58,6 @@ class BlockReader:
         self._has_structs = not self._csv and any(_holds_struct(kind) for kind in self._kinds.values())
         self._has_decimals = not self._csv and any(_holds(kind, "decimal") for kind in self._kinds.values())
         self._has_hugeints = not self._csv and any(_holds(kind, "hugeint") for kind in self._kinds.values())
-        self._flat = all(isinstance(kind, Scalar) for kind in self._kinds.values())
-        self._unnamed_expected = False
 
     @staticmethod
     def possible(source: Source) -> bool:
@@ -77,35 +74,30 @@ class BlockReader:
 
     def read(self, values: pa.Array) -> Block:
         """``values``: all of them ``readable``. Raises Doubt."""
-        if self._source.extra != "keep":
-            return self._read(values, self._has_originals)
-        if not (self._unnamed_expected or self._has_originals):
+        if not self._has_originals:
             try:
-                return self._read(values, False)
+                return self._read(values, lenient=False)
             except UnnamedMember:
-                self._unnamed_expected = True
-        block = self._read(values, True)
-        self._unnamed_expected = block.columns[-1].null_count < len(values)
-        return block
+                if self._source.extra == "reject":
+                    raise
+        return self._read(values, lenient=True)
 
-    def _read(self, values: pa.Array, split: bool) -> Block:
-        """``split``: also take the records apart for their original text; the reader then passes over what the contract does not name."""
-        lenient = split or self._source.extra == "ignore"
+    def _read(self, values: pa.Array, lenient: bool) -> Block:
+        """``lenient``: the reader passes over what the contract does not name, and the records are split for what it does not read."""
         flat = buffers.text_count(values, buffers.CLOSE) == len(values)
         data = buffers.content(values) if flat else buffers.lines(values)
         table = _parse(data, len(values), self._schema, lenient)
         arrays = dict(zip(table.column_names, map(_one_chunk, table.columns), strict=True))
-        self._confirm(values, data, list(arrays.values()), lenient)
-        doubtful = self._unseen(values, flat) if self._source.extra == "ignore" else None
-        extra = pa.nulls(len(values), EXTRA.type)
-        if split:
+        originals = Originals({}, pa.nulls(len(values), EXTRA.type), None)
+        if lenient and (self._has_originals or self._source.extra == "keep"):
             originals = self._raw.read(values)
-            arrays |= originals.columns
-            extra = originals.extra
-            doubtful = either(doubtful, originals.doubtful)
-            if self._source.extra == "reject":
-                doubtful = either(doubtful, np.asarray(extra.is_valid()))
-        block = Block([], doubtful)
+        self._confirm(values, data, arrays, originals, lenient)
+        block = Block([], originals.doubtful)
+        if lenient and self._source.extra == "ignore":
+            block.doubtful = either(block.doubtful, self._unseen(values, flat))
+        if self._source.extra == "reject" and originals.extra.null_count < len(values):
+            block.doubtful = either(block.doubtful, np.asarray(originals.extra.is_valid()))
+        arrays |= originals.columns
         for name, kind in self._kinds.items():
             column, wrong = self._finish(kind, arrays[name])
             block.doubtful = either(block.doubtful, wrong)
@@ -113,7 +105,7 @@ class BlockReader:
                 block.doubtful = either(block.doubtful, np.asarray(column.is_null()))
             block.columns.append(column)
         if self._source.extra == "keep":
-            block.columns.append(extra)
+            block.columns.append(originals.extra)
         return block
 
     def _finish(self, kind: Kind, array: pa.Array) -> tuple[pa.Array, Mask | None]:
@@ -123,20 +115,24 @@ class BlockReader:
             return _nested_csv(kind, array)
         return json_texts(array) if kind.name == "json" else columns.from_text(kind, array)
 
-    def _confirm(self, values: pa.Array, data: pa.Buffer, arrays: list[pa.Array], lenient: bool) -> None:
+    def _confirm(self, values: pa.Array, data: pa.Buffer, arrays: dict[str, pa.Array], originals: Originals, lenient: bool) -> None:
         """Where the reader is lax: strings for decimals, ``1.0`` for hugeint; and what it passed over inside structs. Raises Doubt."""
-        needed = self._has_hugeints or (lenient and self._has_structs and self._source.extra != "ignore")
+        skipped = self._source.extra == "ignore" and lenient
+        needed = self._has_hugeints or (lenient and self._has_structs and not skipped)
         if self._has_decimals and not needed:
-            needed = lenient or not self._flat or not _no_quoted_number(data, arrays)
+            kept = [originals.extra, *originals.columns.values()]
+            # Where msgspec may have merged a field, its bytes are not in ``kept`` and would spoil the count.
+            needed = skipped or originals.doubtful is not None or not _no_quoted_number(data, list(arrays.values()), kept)
         if needed and not self._witness.confirms(values):
             raise Doubt("a field has another type")
 
     @staticmethod
     def _unseen(values: pa.Array, flat: bool) -> Mask | None:
         """With extra = ignore the reader skips what is unnamed: NaN there is still no JSON, and deep nesting is refused."""
-        constants = np.asarray(pc.match_substring_regex(values, _NO_JSON))
-        shallow = flat and buffers.text_count(values, buffers.BRACKET) < MAX_DEPTH
-        return either(constants if constants.any() else None, None if shallow else too_deep(values))
+        doubtful = buffers.containing(values, b"NaN") | buffers.containing(values, b"Inf")
+        if not flat or buffers.text_count(values, buffers.BRACKET) >= MAX_DEPTH:
+            doubtful |= buffers.nested(values, MAX_DEPTH)
+        return doubtful if doubtful.any() else None
 
 
 def _parse(data: pa.Buffer, rows: int, schema: pa.Schema, lenient: bool) -> pa.Table:
@@ -165,8 +161,8 @@ def _nested_csv(kind: Kind, array: pa.Array) -> tuple[pa.Array, Mask | None]:
     return columns.finish(kind, _one_chunk(table.column(0)))
 
 
-def _no_quoted_number(data: pa.Buffer, arrays: list[pa.Array]) -> bool:
-    """Whether surely no number of these flat records stands in quotes, by counting.
+def _no_quoted_number(data: pa.Buffer, arrays: list[pa.Array], kept: list[pa.Array]) -> bool:
+    """Whether surely no number of these records stands in quotes: by counting. All members are in ``arrays`` or, as JSON, in ``kept``.
 
     Every quote belongs to a name or to a string. Without backslashes the strings are the text columns' bytes, and a colon that is not in
     one of them follows a name. So quotes = 2 * names + 2 * strings, unless a number was a string.
@@ -174,10 +170,20 @@ def _no_quoted_number(data: pa.Buffer, arrays: list[pa.Array]) -> bool:
     content = buffers.as_bytes(data)
     if buffers.count(content, buffers.BACKSLASH):
         return False
-    texts = [array for array in arrays if pa.types.is_string(array.type)]
-    names = buffers.count(content, buffers.COLON) - sum(buffers.text_count(array, buffers.COLON) for array in texts)
+    texts = [text for array in arrays for text in _texts(array)]
+    names = buffers.count(content, buffers.COLON) - sum(buffers.text_count(array, buffers.COLON) for array in (*texts, *kept))
     strings = sum(len(array) - array.null_count for array in texts)
-    return bool(buffers.count(content, buffers.QUOTE) == 2 * (names + strings))
+    quotes = buffers.count(content, buffers.QUOTE) - sum(buffers.text_count(array, buffers.QUOTE) for array in kept)
+    return bool(quotes == 2 * (names + strings))
+
+
+def _texts(array: pa.Array) -> list[pa.Array]:
+    """The string arrays within an array."""
+    if pa.types.is_list(array.type):
+        return _texts(array.values)
+    if pa.types.is_struct(array.type):
+        return [text for index in range(array.type.num_fields) for text in _texts(array.field(index))]
+    return [array] if pa.types.is_string(array.type) else []
 
 
 def _holds(kind: Kind, name: str) -> bool:

@@ -15,6 +15,7 @@ _MINUS, _E, _ZERO = b"-e0"
 _NUMBER_BYTES = b"0123456789.eE+-"
 _BEFORE_NUMBER = b":[, \t\r\n"
 _NEWLINE = pa.scalar(b"\n")
+_COMMA = pa.scalar(b",")
 _NOTHING = pa.scalar(b"")
 
 
@@ -57,19 +58,42 @@ def bracketed(values: pa.Array) -> Mask:
     return whole
 
 
+def containing(values: pa.Array, pattern: bytes) -> Mask:
+    """Which values hold the pattern: quick where its first byte is rare."""
+    data = as_bytes(content(values))
+    places = np.flatnonzero(data[: max(0, len(data) - len(pattern) + 1)] == pattern[0])
+    for distance, byte in enumerate(pattern[1:], start=1):
+        places = places[data[places + distance] == byte]
+    return _at(values, places)
+
+
+def nested(values: pa.Array, limit: int) -> Mask:
+    """Which values hold more than ``limit`` opening brackets, in strings or not: only these can nest deeper."""
+    data = as_bytes(content(values))
+    ends = offsets(values)
+    places = np.flatnonzero((data == BRACKET) | (data == OPEN))
+    if len(places) <= limit:
+        return np.zeros(len(values), np.bool_)
+    mask: Mask = np.diff(np.searchsorted(places, ends - ends[0])) > limit
+    return mask
+
+
+def _at(values: pa.Array, places: npt.NDArray[np.int64]) -> Mask:
+    """The values in whose bytes the places are. A pattern across two values marks the first, which does no harm."""
+    found = np.zeros(len(values), np.bool_)
+    ends = offsets(values)
+    found[np.searchsorted(ends - ends[0], places, side="right") - 1] = True
+    return found
+
+
 def tiny_numbers(values: pa.Array) -> Mask:
     """Which values may hold a number with a negative exponent or 36 decimals and more. A text may look like one, never the reverse."""
     buffer = content(values)
     data = as_bytes(buffer)
     minus = np.flatnonzero(data[1:] == _MINUS)
     places = [*minus[(data[minus] | 0x20) == _E].tolist(), *_digit_runs(data).tolist()]  # 0x20: lower case
-    found = np.zeros(len(values), np.bool_)
-    if places:
-        text = memoryview(buffer)
-        ends = offsets(values)
-        numbers = np.array([place for place in places if _tiny(text, place)], np.int64)
-        found[np.searchsorted(ends - ends[0], numbers, side="right") - 1] = True
-    return found
+    text = memoryview(buffer)
+    return _at(values, np.array([place for place in places if _tiny(text, place)], np.int64))
 
 
 def _digit_runs(data: Bytes) -> npt.NDArray[np.int64]:
@@ -95,7 +119,8 @@ def lines(values: pa.Array) -> pa.Buffer:
 
 def array_text(values: pa.Array) -> bytes:
     """The values as the items of one JSON array."""
-    return b"[%b]" % b",".join(values.to_pylist())
+    items = content(pc.binary_join_element_wise(values, _NOTHING, _COMMA)).to_pybytes()
+    return b"[%b]" % items[:-1]
 
 
 def invalid_utf8(values: pa.Array) -> Mask:

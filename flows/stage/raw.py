@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.stage.buffers import Mask, array_text
-from flows.stage.columns import Doubt, either
+from flows.stage.buffers import Mask, array_text, nested
+from flows.stage.columns import Doubt
 from flows.stage.document import MAX_DEPTH
 
 _KEY_WITH_ESCAPE = r'\\(?:[^"\\]|\\.)*"[ \t\r\n]*:'
+_SHAPES = 1000
 _split = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _any = msgspec.json.Decoder(msgspec.Raw)
 
@@ -38,7 +39,7 @@ class RawReader:
     def __init__(self, named: frozenset[str], columns: list[str]) -> None:
         self._named = named
         self._columns = columns
-        self._quoted: dict[str, bytes] = {}
+        self._unnamed: dict[tuple[str, ...], list[tuple[str, bytes, bytes]]] = {}
 
     def read(self, values: pa.Array) -> Originals:
         """``values``: each exactly one object. Raises Doubt."""
@@ -46,47 +47,54 @@ class RawReader:
             records = _split.decode(array_text(values))
         except (msgspec.MsgspecError, RecursionError) as error:
             raise Doubt(str(error)) from None
-        doubtful = np.asarray(pc.match_substring_regex(values, _KEY_WITH_ESCAPE))
-        if not doubtful.flags.writeable:
-            doubtful = doubtful.copy()
+        raws = values.to_pylist()
+        doubtful = np.array(pc.match_substring_regex(values, _KEY_WITH_ESCAPE), np.bool_)
+        extra = self._extra(raws, records, doubtful)
+        doubtful |= nested(extra, MAX_DEPTH)
+        columns = {}
+        for name in self._columns:
+            quoted = _quote(name)
+            texts = pa.array([_text(fields.get(name)) for fields in records], pa.binary())
+            doubtful |= nested(texts, MAX_DEPTH)
+            doubtful |= np.fromiter((raw.count(quoted) > 1 for raw in raws), np.bool_, len(raws))
+            columns[name] = texts.cast(pa.string())
+        return Originals(columns, extra.cast(pa.string()), doubtful if doubtful.any() else None)
+
+    def _extra(self, raws: list[bytes], records: list[dict[str, msgspec.Raw]], doubtful: Mask) -> pa.Array:
+        """The unnamed members of each record; marks as doubtful where one of them may be there twice."""
         extras: list[bytes | None] = [None] * len(records)
-        named = self._named
-        for index, (value, fields) in enumerate(zip(values.to_pylist(), records, strict=True)):
-            if not fields.keys() <= named:
-                unnamed = [(self._quote(name), bytes(raw)) for name, raw in fields.items() if name not in named]
-                extras[index] = b"{%b}" % b",".join([name + b":" + raw for name, raw in unnamed])
-                doubtful[index] |= any(value.count(name) > 1 for name, _ in unnamed)
-        texts = {name: [_text(fields.get(name)) for fields in records] for name in self._columns}
-        columns = {name: pa.array(column, pa.binary()).cast(pa.string()) for name, column in texts.items()}
-        for name in columns:
-            doubtful |= np.asarray(pc.greater(pc.count_substring(values, self._quote(name)), 1))
-        extra = pa.array(extras, pa.binary()).cast(pa.string())
-        deep = None
-        for array in (extra, *columns.values()):
-            deep = either(deep, too_deep(array))
-        doubtful = doubtful if deep is None else doubtful | deep
-        return Originals(columns, extra, doubtful if doubtful.any() else None)
+        for index, fields in enumerate(records):
+            names = tuple(fields)
+            unnamed = self._unnamed.get(names)
+            if unnamed is None:
+                unnamed = self._find_unnamed(names)
+            if unnamed:
+                extras[index] = b"{%b}" % b",".join([prefix + bytes(fields[name]) for name, _, prefix in unnamed])
+                raw = raws[index]
+                for _, quoted, _ in unnamed:
+                    if raw.count(quoted) > 1:
+                        doubtful[index] = True
+        return pa.array(extras, pa.binary())
 
-    def _quote(self, name: str) -> bytes:
-        """A name as it stands in JSON without escapes that it does not need."""
-        quoted = self._quoted.get(name)
-        if quoted is None:
-            quoted = json.dumps(name, ensure_ascii=False).encode()
-            if len(self._quoted) < 10_000:  # names can be data
-                self._quoted[name] = quoted
-        return quoted
+    def _find_unnamed(self, names: tuple[str, ...]) -> list[tuple[str, bytes, bytes]]:
+        """Of a record's names those that are not columns, sorted: name, quoted name, and with a colon. Most records have the same names."""
+        unnamed = [(name, _quote(name), _quote(name) + b":") for name in sorted(set(names) - self._named)]
+        if len(self._unnamed) >= _SHAPES:  # names can be data
+            self._unnamed.clear()
+        self._unnamed[names] = unnamed
+        return unnamed
 
 
-def too_deep(texts: pa.Array) -> Mask | None:
-    """Texts that may nest deeper than a document may."""
-    deep = np.asarray(pc.greater(pc.count_substring_regex(texts, r"[\[{]"), MAX_DEPTH).fill_null(False))
-    return deep if deep.any() else None
+def _quote(name: str) -> bytes:
+    """A name as it stands in JSON without escapes that it does not need."""
+    return json.dumps(name, ensure_ascii=False).encode()
 
 
 def json_texts(array: pa.Array) -> tuple[pa.Array, Mask | None]:
     """csv cells of json columns: each must be one JSON document, and stays as it is."""
     doubtful = np.fromiter((text is not None and not _is_json(text) for text in array.to_pylist()), np.bool_, len(array))
-    return array, either(doubtful if doubtful.any() else None, too_deep(array))
+    doubtful |= nested(array, MAX_DEPTH)
+    return array, doubtful if doubtful.any() else None
 
 
 def _is_json(text: str) -> bool:

@@ -24,7 +24,7 @@ def check_members(members: Members, names: Mapping[str, Kind], extra: str) -> No
 
 
 def of_object(members: Members, raw: bytes, names: Mapping[str, Kind]) -> str | None:
-    """The unnamed members as a JSON object, each value's bytes as received; None without any.
+    """The unnamed members as a JSON object, by name, each value's bytes as received; None without any.
 
     Below a struct column they stand under the column's name, below a list in an array with one entry an item (null: none).
     """
@@ -36,7 +36,7 @@ def of_object(members: Members, raw: bytes, names: Mapping[str, Kind]) -> str | 
 def of_members(members: Members, raws: Mapping[str, bytes], names: Mapping[str, Kind]) -> str | None:
     """``of_object`` where each member's bytes are at hand."""
     texts = [(name, of_value(names[name], value, raws[name]) if name in names else raws[name].decode()) for name, value in members.pairs]
-    return _object([(name, text) for name, text in texts if text is not None])
+    return _object(sorted((name, text) for name, text in texts if text is not None))
 
 
 def of_value(kind: Kind, token: Node, raw: bytes) -> str | None:

@@ -535,7 +535,7 @@ RECORDS: dict[str, tuple[bytes | None, Any, dict[str, Any]]] = {
     "duplicate unnamed, escaped, keep": (b'{"a":1,"x":1,"\\u0078":2}', Code.DUPLICATE_FIELD, _KEEP),
     "duplicate unnamed, ignore": (b'{"a":1,"x":1,"x":2}', {"a": 1, "b": None}, _IGNORE),
     "unnamed, keep": (
-        b'{"x":{"y": 1.10 , "y":2},"a":1, "z" : null}',
+        b'{"z" : null,"a":1, "x":{"y": 1.10 , "y":2}}',
         {"a": 1, "b": None, "_extra": '{"x":{"y": 1.10 , "y":2},"z":null}'},
         _KEEP,
     ),
@@ -571,7 +571,7 @@ RECORDS: dict[str, tuple[bytes | None, Any, dict[str, Any]]] = {
     "null key, not null": (b'{"k":null}', Code.NULL_FIELD, {"columns": {"k": "varchar not null"}, "key": ("k",)}),
     "nested unnamed, keep": (
         b'{"s":{"p":1,"q": 2.50},"l":[{"p":1},{"p":2,"r":[ ]}],"z":1}',
-        {"s": {"p": 1}, "l": [{"p": 1}, {"p": 2}], "_extra": '{"s":{"q":2.50},"l":[null,{"r":[ ]}],"z":1}'},
+        {"s": {"p": 1}, "l": [{"p": 1}, {"p": 2}], "_extra": '{"l":[null,{"r":[ ]}],"s":{"q":2.50},"z":1}'},
         {"columns": {"s": "struct(p integer)", "l": "struct(p integer)[]"}},
     ),
     "nested unnamed, ignore": (b'{"s":{"p":1,"q":2}}', {"s": {"p": 1}}, {"columns": {"s": "struct(p integer)"}, "extra": "ignore"}),
