@@ -7,6 +7,7 @@ space of pyarrow's defaults, and was no slower than snappy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -65,12 +66,13 @@ class FileWriter:
 
     def write(self, rows: pa.Table) -> list[WrittenFile]:
         """One file for each partition of the table that ``rows`` touch, in the rows' order. ``rows`` has exactly ``schema``."""
-        written = []
-        for values, part in self._split(rows):
-            with self.open(values) as file:
-                file.write(part)
-            written.append(file.written)
-        return written
+        draft = self.draft()
+        draft.write(rows)
+        return draft.finish()
+
+    def draft(self) -> Draft:
+        """The files of one commit, to be written piece by piece."""
+        return Draft(self)
 
     def open(self, partition_values: Mapping[str, str | None]) -> DataFile:
         """A new file of one partition of the table, to be written piece by piece."""
@@ -80,7 +82,8 @@ class FileWriter:
         """Delta keeps partition columns in the log, not in the files."""
         return pa.schema([field for field in schema if field.name not in self.partition_by])
 
-    def _split(self, rows: pa.Table) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
+    def split(self, rows: pa.Table) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
+        """(partition values, rows without the partition columns) of each partition that ``rows`` touch."""
         stored = rows.select(self._stored(self.schema).names)
         if not self.partition_by:
             if rows.num_rows:
@@ -93,6 +96,38 @@ class FileWriter:
                 column = keys.column(name)
                 chosen = pc.and_(chosen, pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value, column.type)))
             yield {name: partition_text(value) for name, value in key.items()}, stored.filter(chosen)
+
+
+class Draft:
+    """The files of one commit: one for each partition of the table, open until ``finish``. One thread at a time."""
+
+    def __init__(self, writer: FileWriter) -> None:
+        self._writer = writer
+        self._open = ExitStack()
+        self._files: dict[tuple[tuple[str, str | None], ...], DataFile] = {}
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows, which have exactly the writer's schema."""
+        for values, part in self._writer.split(rows):
+            key = tuple(values.items())
+            if key not in self._files:
+                self._files[key] = self._open.enter_context(self._writer.open(values))
+            self._files[key].write(part)
+
+    def finish(self) -> list[WrittenFile]:
+        """Close the files; nothing can be appended any more."""
+        self._open.close()
+        return [file.written for file in self._files.values()]
+
+    def discard(self) -> None:
+        """Delete the files: no commit will name them."""
+        dropped = Discarded()
+        self._open.__exit__(Discarded, dropped, None)
+        self._files = {}
+
+
+class Discarded(Exception):
+    """Why a data file was not finished."""
 
 
 class DataFile:

@@ -10,7 +10,7 @@ import logging
 import time
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, Lock
 
 from flows.errors import KappaError
 from flows.settings import MaintenanceSettings
@@ -27,6 +27,7 @@ CLEANUP_INTERVAL_S = 60.0
 FINISH_S = 5.0  # how long the end of a run waits for a compaction
 SHARE = 0.25  # of the time that maintenance may take when commits come faster than it can follow
 
+_compacting = Lock()  # one compaction at a time in a process: each holds several row groups in memory
 _log = logging.getLogger("kappa.maintenance")
 
 
@@ -95,7 +96,12 @@ class Maintenance:
                 self._vacuum.run({file.path for file in files}, version, self.settings.retention_s)
                 clean_log(log, self.settings.retention_s, keep_from=own_version)
             runs = choose(files, self.settings.target_file_bytes, self.settings.compact_files)
-            return rewrite(address, table, runs, durable=self.settings.durable, stop=self._stop) if runs else None
+            if not runs or not _compacting.acquire(blocking=False):
+                return None
+            try:
+                return rewrite(address, table, runs, durable=self.settings.durable, stop=self._stop)
+            finally:
+                _compacting.release()
         finally:
             ended = time.monotonic()
             self._not_before = ended + (ended - started) * (1 / SHARE - 1)

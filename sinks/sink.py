@@ -7,7 +7,7 @@ Delta commit. Nothing raises through Bytewax (DESIGN invariant I8).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -23,8 +23,6 @@ from sinks.errors import LedgerBroken
 from sinks.files import FileWriter, WrittenFile
 from sinks.maintenance import Maintenance
 from sinks.owner import CommitInfo, Owner
-
-FILES_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,8 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._warned: dict[str, int] = {}
         self._buffer: list[pa.Table] = []
         self._buffered_bytes = 0
-        self._writing: list[Future[list[WrittenFile]]] = []
+        self._draft = parts.files.draft()
+        self._piece: Future[None] | None = None  # the piece that is being written to the draft
         self._marked = False
         self._over = False
 
@@ -99,6 +98,8 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
                 return
             try:
                 self._take(part)
+                if self._marked:
+                    self._flush(must=True)  # all tables write their last piece before the first of them commits
             except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
                 self._stop_for(error)
                 return
@@ -116,9 +117,8 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
             self._stop_for(error)
 
     def close(self) -> None:
-        """Wait for what is being written; a file that no commit names is removed by vacuum."""
-        for writing in self._writing:
-            writing.cancel()
+        """Delete what no commit names, and give maintenance its end."""
+        self._discard()
         if self._parts.maintenance is not None and not self._is_over():
             try:
                 self._parts.maintenance.finish(self._parts.owner)
@@ -146,17 +146,36 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
             self._buffer.append(needed.rows)
             self._buffered_bytes += needed.rows.nbytes
             if self._buffered_bytes >= self._parts.flush_bytes:
-                self._flush()
+                self._flush(must=self._buffered_bytes >= 2 * self._parts.flush_bytes)
 
-    def _flush(self) -> None:
-        """Hand the buffer to a writing thread; wait when too much is being written, so that memory stays bounded."""
+    def _flush(self, *, must: bool) -> None:
+        """Hand the buffer to a writing thread once the piece before it is written. ``must``: wait for that, which bounds memory."""
         if not self._buffer:
             return
-        if len([w for w in self._writing if not w.done()]) >= FILES_IN_FLIGHT:
-            next(w for w in self._writing if not w.done()).result()
+        if self._piece is not None:
+            if not must and not self._piece.done():
+                return
+            self._piece.result()
         rows = pa.concat_tables(self._buffer)
         self._buffer, self._buffered_bytes = [], 0
-        self._writing.append(self._parts.pool.submit(self._parts.files.write, rows))
+        self._piece = self._parts.pool.submit(self._draft.write, rows)
+
+    def _finish(self) -> list[WrittenFile]:
+        """The files of the commit; the next rows go to new ones."""
+        self._flush(must=True)
+        if self._piece is not None:
+            self._piece.result()
+        files = self._draft.finish()
+        self._draft, self._piece = self._parts.files.draft(), None
+        return files
+
+    def _discard(self) -> None:
+        """Drop what has not been committed."""
+        self._buffer, self._buffered_bytes, self._spans, self._warned = [], 0, {}, {}
+        if self._piece is not None:
+            wait([self._piece])
+        self._draft.discard()
+        self._draft, self._piece = self._parts.files.draft(), None
 
     def _commit(self) -> None:
         if not self._spans:
@@ -166,12 +185,11 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
             self._over = True
             self._control.end(self._table, why)
             return
-        self._flush()
-        files = [file for writing in self._writing for file in writing.result()]
+        files = self._finish()
         self._check_rows(files)
         reach("files-written")
         info = self._parts.owner.commit(files, self._spans, self._warned)
-        self._spans, self._warned, self._writing = {}, {}, []
+        self._spans, self._warned = {}, {}
         self._parts.committed(info)
         reach("between-tables")
 
@@ -197,7 +215,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._over = True
         failure = replace(failure, table=self._table)
         self._control.fail(failure)
-        self._buffer, self._spans, self._warned = [], {}, {}
+        self._discard()
         try:
             self._parts.owner.fail(failure)
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax

@@ -35,6 +35,6 @@ def share(settings: RunSettings, flows: int, tables_per_flow: int) -> Budget:
             batch_bytes=batch_bytes,
             prefetch_bytes=max(MIB, min(32 * MIB, lane // 8)),
         ),
-        flush_bytes=max(MIB, min(64 * MIB, free // 8 // max(1, tables_per_flow))),
+        flush_bytes=max(MIB, min(16 * MIB, free // 8 // max(1, tables_per_flow))),
         duckdb_bytes=max(32 * MIB, free // 8),
     )

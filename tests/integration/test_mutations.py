@@ -70,10 +70,10 @@ def in_sink(patch: pytest.MonkeyPatch, fault: Once) -> None:
     """Between the counting of core.event's rows and the writing of its files."""
     flush = TablePartition._flush
 
-    def faulty(self: TablePartition) -> None:
+    def faulty(self: TablePartition, *, must: bool) -> None:
         if self._table == "core.event":
             self._buffer = [fault(rows) for rows in self._buffer]
-        flush(self)
+        flush(self, must=must)
 
     patch.setattr(TablePartition, "_flush", faulty)
 
