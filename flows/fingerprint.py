@@ -77,7 +77,7 @@ def fingerprint(values: Mapping[str, Any]) -> str:
 
 
 def _contract(source: Source) -> dict[str, Any]:
-    """What decides the rows of a staging table, so not: rules that warn, descriptions, event time, how files are loaded, topic settings."""
+    """What decides the rows of a staging table, so not: rules that warn or fail, event time, descriptions, how files are loaded."""
     return {
         "topic": source.topic,
         "record_format": source.format,
@@ -91,7 +91,7 @@ def _contract(source: Source) -> dict[str, Any]:
         "rules": [
             [name, expression_text(parse_expression(rule.check)), rule.on_failure]
             for name, rule in source.rules.items()
-            if rule.on_failure != "warn"
+            if rule.on_failure == "reject"
         ],
         "duckdb": duckdb.__version__,
     }

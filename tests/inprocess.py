@@ -58,6 +58,7 @@ class Running:
     def __init__(self, folder: Path, *names: str, rebuild: bool = False) -> None:
         self.notices: list[str] = []
         self.control = RunControl(self.notices.append)
+        self._session: Session | None = None
         self._project = load_project(folder)
         self._request = Request(names, rebuild=rebuild)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -72,7 +73,13 @@ class Running:
 
     def _run(self) -> None:
         with Mirror.of(self._project, resolve(self._project), self.control.notify) as mirror:
-            Session(self._project, self.control, mirror).run(self._request)
+            self._session = Session(self._project, self.control, mirror)
+            self._session.run(self._request)
+
+    def is_reading(self) -> bool:
+        """Whether it has claimed its tables and reads on from where they stand."""
+        feeds = self._session.feeds if self._session else []
+        return bool(feeds) and all(feed.progress.positions for feed in feeds)
 
     def join(self, seconds: float = 60) -> None:
         """Wait until it has ended by itself."""
