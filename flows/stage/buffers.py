@@ -91,25 +91,34 @@ def tiny_numbers(values: pa.Array) -> Mask:
     buffer = content(values)
     data = as_bytes(buffer)
     minus = np.flatnonzero(data[1:] == _MINUS)
-    places = [*minus[(data[minus] | 0x20) == _E].tolist(), *_digit_runs(data).tolist()]  # 0x20: lower case
-    text = memoryview(buffer)
-    return _at(values, np.array([place for place in places if _tiny(text, place)], np.int64))
+    exponents = minus[(data[minus] | 0x20) == _E]  # 0x20: lower case
+    places = np.sort(np.concatenate([exponents, _digit_runs(data)]))
+    return _at(values, np.array(_in_numbers(memoryview(buffer), places.tolist()), np.int64))
 
 
 def _digit_runs(data: Bytes) -> npt.NDArray[np.int64]:
-    """Places within runs of digits, at least one in each run of 36: of every ninth byte, those that 27 more digits follow."""
+    """Places within runs of digits, one in each run of 36: of every ninth byte, the first that 27 more digits follow."""
     sampled = (data[::9] - _ZERO) < 10
     runs = np.flatnonzero(sampled[:-3] & sampled[1:-2] & sampled[2:-1] & sampled[3:]) * 9
-    found: npt.NDArray[np.int64] = runs[((data[runs[:, None] + np.arange(28)] - _ZERO) < 10).all(axis=1)]
+    runs = runs[((data[runs[:, None] + np.arange(28)] - _ZERO) < 10).all(axis=1)]
+    first: npt.NDArray[np.int64] = runs[np.diff(runs, prepend=-10) != 9]
+    return first
+
+
+def _in_numbers(text: memoryview, places: list[int]) -> list[int]:
+    """Of ascending places among digits, signs and exponents those whose token begins where a JSON number can: not within a UUID."""
+    found = []
+    last, number = 0, False
+    for place in places:
+        start = place
+        while start > last and text[start - 1] in _NUMBER_BYTES:  # never further back than the last place: linear in hostile data
+            start -= 1
+        if start > last or not last:
+            number = not start or text[start - 1] in _BEFORE_NUMBER
+        if number:
+            found.append(place)
+        last = place
     return found
-
-
-def _tiny(text: memoryview, place: int) -> bool:
-    """Whether the digits around a place are the decimals of something, or its exponent's sign belongs to a number and not to a UUID."""
-    start = place
-    while start and text[start - 1] in _NUMBER_BYTES:
-        start -= 1
-    return (not start or text[start - 1] in _BEFORE_NUMBER) and (text[place] in b"eE" or b"." in bytes(text[start:place]))
 
 
 def lines(values: pa.Array) -> pa.Buffer:

@@ -31,7 +31,7 @@ GRAMMAR: dict[str, str] = {
     "timestamp": rf"{_DATE}([T ]{_TIME})?",
     "timestamptz": rf"{_DATE}[T ]{_TIME}{_ZONE}",
 }
-_COMPILED = {name: re.compile(pattern) for name, pattern in GRAMMAR.items()}
+_COMPILED = {name: re.compile(pattern, re.ASCII) for name, pattern in GRAMMAR.items()}
 _TRUE = ("true", "t", "1")
 _UTC = dt.UTC
 

@@ -19,7 +19,8 @@ from flows.stage.columns import Doubt
 from flows.stage.document import MAX_DEPTH
 
 _KEY_WITH_ESCAPE = r'\\(?:[^"\\]|\\.)*"[ \t\r\n]*:'
-_SHAPES = 1000
+_SHAPES = 1000  # sets of names that are remembered
+_MEMBERS = 500  # more than these are looked for twice by the tolerant path, which is linear in them
 _split = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _any = msgspec.json.Decoder(msgspec.Raw)
 
@@ -64,6 +65,9 @@ class RawReader:
         """The unnamed members of each record; marks as doubtful where one of them may be there twice."""
         extras: list[bytes | None] = [None] * len(records)
         for index, fields in enumerate(records):
+            if len(fields) > _MEMBERS:
+                doubtful[index] = True
+                continue
             names = tuple(fields)
             unnamed = self._unnamed.get(names)
             if unnamed is None:

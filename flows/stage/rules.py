@@ -43,19 +43,22 @@ class Rules:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._checks = ", ".join(f"(({rule.check}) IS FALSE)" for rule in source.rules.values())
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def judge(self, rows: pa.Table, topic: str, partition: int) -> Judged:
-        """Judge rows that have ``_offset``. Rejects come first: warnings and failures are about the rows that stay. Raises RuleFailed."""
+        """Judge rows that have ``_offset``. Rejects come first: warnings and failures are about the rows that stay. Raises RuleFailed.
+
+        A row on which an expression raises (an overflow) is refused, whatever its rule's on_failure.
+        """
         if not self._source.rules or not rows.num_rows:
             return Judged()
         broken, raised = self._evaluate(rows)
-        refused = {index: Refused(Code.RULE, f"the rules cannot be evaluated: {reason}") for index, reason in raised.items()}
+        refused: dict[int, Refused] = {}
         for name, rule in self._source.rules.items():
-            if rule.on_failure == "reject":
-                for index in np.flatnonzero(broken[name]).tolist():
-                    refused.setdefault(index, Refused(Code.RULE, f"{rule.check} is false", rule=name))
+            for index in np.flatnonzero(raised[name]).tolist() if raised else ():
+                refused.setdefault(index, Refused(Code.RULE, f"{rule.check} cannot be evaluated on this row", rule=name))
+            for index in np.flatnonzero(broken[name]).tolist() if rule.on_failure == "reject" else ():
+                refused.setdefault(index, Refused(Code.RULE, f"{rule.check} is false", rule=name))
         stays = np.ones(rows.num_rows, np.bool_)
         stays[list(refused)] = False
         offsets = rows.column("_offset")
@@ -70,27 +73,22 @@ class Rules:
             warned[name] = found
         return Judged(refused, warned)
 
-    def _evaluate(self, rows: pa.Table) -> tuple[dict[str, Mask], dict[int, str]]:
-        """Rule -> which rows break it, and the rows on which an expression raises: index -> why."""
+    def _evaluate(self, rows: pa.Table) -> tuple[dict[str, Mask], dict[str, Mask]]:
+        """Rule -> which rows break it, and rule -> on which rows its expression raises."""
         try:
-            return self._query(rows), {}
-        except duckdb.Error as error:
-            if rows.num_rows == 1:
-                return {name: np.zeros(1, np.bool_) for name in self._source.rules}, {0: _first_line(error)}
-        half = rows.num_rows // 2
-        left, left_raised = self._evaluate(rows.slice(0, half))
-        right, right_raised = self._evaluate(rows.slice(half))
-        broken = {name: np.concatenate([left[name], right[name]]) for name in left}
-        return broken, left_raised | {index + half: reason for index, reason in right_raised.items()}
+            broken = self._query(rows, "(({}) IS FALSE)")
+        except duckdb.Error:
+            # IS FALSE is never NULL, so TRY gives NULL exactly where the expression raises.
+            tried = self._query(rows, "TRY(({}) IS FALSE)")
+            raised = {name: np.asarray(column.is_null()) for name, column in tried.items()}
+            return {name: np.asarray(column.fill_null(False)) for name, column in tried.items()}, raised
+        return {name: np.asarray(column) for name, column in broken.items()}, {}
 
-    def _query(self, rows: pa.Table) -> dict[str, Mask]:
+    def _query(self, rows: pa.Table, form: str) -> dict[str, pa.ChunkedArray]:
         if self._connection is None:
             self._connection = duckdb.connect(config={"threads": 1})
             self._connection.execute("SET TimeZone = 'UTC'")
         self._connection.register("typed", rows)
-        result = self._connection.execute(f"SELECT {self._checks} FROM typed").to_arrow_table()
-        return {name: np.asarray(column) for name, column in zip(self._source.rules, result.columns, strict=True)}
-
-
-def _first_line(error: duckdb.Error) -> str:
-    return str(error).partition("\n")[0]
+        checks = ", ".join(form.format(rule.check) for rule in self._source.rules.values())
+        result = self._connection.execute(f"SELECT {checks} FROM typed").to_arrow_table()
+        return dict(zip(self._source.rules, result.columns, strict=True))

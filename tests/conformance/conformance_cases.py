@@ -432,6 +432,7 @@ CSV_CELLS: dict[str, dict[str | None, Any]] = {
         "": BAD,
         " true": BAD,
         "truE": True,
+        "fal\u017fe": BAD,
         "tru": BAD,
         "2": BAD,
         None: None,
