@@ -42,5 +42,10 @@ class Rows:
 
 
 def too_long(max_bytes: int) -> str:
-    """The cause of a row that is cut to its first ``max_bytes`` bytes."""
-    return f"longer than max_record_bytes ({max_bytes} bytes): only its beginning is kept"
+    """The cause of a row that is longer than its source allows."""
+    return f"longer than max_record_bytes ({max_bytes} bytes)"
+
+
+def cut(cause: str) -> str:
+    """The cause of a row of which the event holds only the beginning."""
+    return f"{cause}: only the beginning of its first line is kept"

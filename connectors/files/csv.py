@@ -6,19 +6,18 @@ what is broken.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from connectors.files.cells import Objects, Splitter, TextAfterQuote, escape
-from connectors.files.chunk import Broken, Chunk, Rows
+from connectors.files.chunk import Broken, Chunk, Rows, cut, too_long
 from connectors.files.encoding import UTF8_BOM, encoding
 from connectors.files.errors import FormatMismatch, HeaderInvalid
 from connectors.files.input import InputFile
 from connectors.files.records import Records, Run
 from flows.contract import Source
 
-# What a bulk of lines must not hold: bytes that JSON escapes, but for tabs and ends of lines.
-_SPECIAL = re.compile(rb'["\\\x00-\x08\x0b\x0c\x0e-\x1f]')
+# What a bulk of lines may hold: all bytes but those that JSON escapes; tabs and ends of lines are looked at elsewhere.
+_PLAIN = bytes(byte for byte in range(256) if byte in b"\t\n\r" or (byte >= 0x20 and byte not in b'"\\'))
 
 
 def read_csv(source: Source, file: InputFile, *, fast: bool = True) -> Rows:
@@ -91,13 +90,12 @@ class _Reader:
             self._rows += rows
             return len(lines)
         for line, raw in enumerate(lines, run.line):
-            long = f"longer than max_record_bytes ({self._max_bytes} bytes): only its beginning is kept"
-            self._row(raw[: self._max_bytes], line, long if len(raw) > self._max_bytes else "")
+            self._row(raw[: self._max_bytes], line, cut(too_long(self._max_bytes)) if len(raw) > self._max_bytes else "")
         return len(lines)
 
     def _plain(self, run: bytes, lines: list[bytes]) -> list[list[bytes]] | None:
         """The cells of lines in which nothing needs care, else None."""
-        if _SPECIAL.search(run) or len(max(lines, key=len)) > self._max_bytes or (b"\t" in run and self._delimiter != b"\t"):
+        if run.translate(None, _PLAIN) or len(max(lines, key=len)) > self._max_bytes or (b"\t" in run and self._delimiter != b"\t"):
             return None
         if not run.isascii():
             try:

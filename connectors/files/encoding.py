@@ -53,8 +53,9 @@ class Utf16(Encoding):
 
     def original(self, raw: bytes) -> bytes:
         """The UTF-16 bytes."""
-        text, cut, rest = raw.partition(_CUT)
-        return text.decode("utf-8", "surrogatepass").encode(self._variant, "surrogatepass") + (rest if cut else b"")
+        text, _, rest = raw.partition(_CUT)
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")  # a row that was cut may end in a part of a character
+        return decoder.decode(text).encode(self._variant, "surrogatepass") + rest
 
 
 # A file of UTF-16 that ends in half a character: the odd bytes follow this one, which is never part of UTF-8.

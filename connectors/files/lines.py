@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from connectors.files.chunk import Broken, Chunk, Rows
+from connectors.files.chunk import Broken, Chunk, Rows, cut, too_long
 from connectors.files.encoding import UTF8_BOM
 from connectors.files.errors import FormatMismatch
 from connectors.files.input import InputFile
@@ -60,7 +60,7 @@ def _chunks(
         for line, ended in enumerate(block, number):
             value = ended[:-1] if ended.endswith(b"\r") else ended
             if len(value) > max_bytes:
-                broken[len(values)] = Broken(f"longer than max_record_bytes ({max_bytes} bytes): only its beginning is kept", line)
+                broken[len(values)] = Broken(cut(too_long(max_bytes)), line)
                 values.append(value[:max_bytes])
             elif blank is None or value.strip(blank):
                 values.append(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from connectors.files.chunk import cut, too_long
 from connectors.files.input import Stream
 
 _BLOCK_BYTES = 1024 * 1024
@@ -93,7 +94,7 @@ class Records:
         if end == len(data) or data[end] in b"\r\n":
             self._pass(end)
             return Record(data[start:end], line)
-        cause = f"longer than max_record_bytes ({self._max_bytes} bytes)"
+        cause = too_long(self._max_bytes)
         if end < limit:  # the pattern stops before a quote that is not closed
             cause = f"a quote is not closed within {self._max_bytes} bytes or before the end of the file"
         found = _LINE_END.search(data, start, limit + 2)
@@ -102,7 +103,7 @@ class Records:
             self._pass(line_end)
             return Record(data[start:line_end], line, cause)
         self._skip_line()
-        return Record(data[start:limit], line, f"{cause}: only the beginning of its first line is kept")
+        return Record(data[start:limit], line, cut(cause))
 
     def _run_end(self) -> int:
         if not self._fast:

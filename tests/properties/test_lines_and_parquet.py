@@ -254,3 +254,15 @@ def test_the_identity_names_only_options_that_differ(tmp_path):
             "columns": ["id", "name"],
         }
         assert reader_options(source("json"), file) == {}
+
+
+@shared_folder
+@given(st.lists(st.integers(0, 30)), st.integers(1, 12), st.integers(1, 9), st.sampled_from([b"\n", b"\r\n"]))
+def test_lines_beyond_the_limit_are_marked_wherever_blocks_end(tmp_path, monkeypatch, lengths, limit, block_bytes, end):
+    monkeypatch.setattr("connectors.files.lines._BLOCK_BYTES", block_bytes)
+    (tmp_path / "f.log").write_bytes(b"".join(b"x" * length + end for length in lengths))
+    made = source("text").model_copy(update={"max_record_bytes": limit})
+    chunks = read(made, tmp_path / "f.log")
+    assert values(chunks) == [b"x" * min(length, limit) for length in lengths]
+    marked = [why.line for chunk in chunks for why in chunk.broken.values()]
+    assert marked == [line for line, length in enumerate(lengths, 1) if length > limit]
