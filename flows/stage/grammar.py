@@ -45,7 +45,7 @@ def parse_text(kind: Scalar, text: str) -> Value:
     if kind.name == "blob":
         return parse_base64(text)
     if not _COMPILED[kind.name].fullmatch(text):
-        raise Refused(Code.BAD_VALUE, f"{shown(text)} is not a {kind.title}")
+        raise Refused(Code.BAD_VALUE, f"{shown(text)} is not {kind.noun}")
     if kind.name == "boolean":
         return text.lower() in _TRUE
     if kind.name in ("date", "timestamp", "timestamptz"):
@@ -69,7 +69,7 @@ def number(kind: Scalar, text: str) -> Value:
         return _decimal(kind, text)
     value = float(text) if kind.name == "double" else _float32(text)
     if value in (float("inf"), float("-inf")):
-        raise Refused(Code.OUT_OF_RANGE, f"{shown(text)} is too large for a {kind.title}")
+        raise Refused(Code.OUT_OF_RANGE, f"{shown(text)} is too large for {kind.noun}")
     return value
 
 
@@ -87,7 +87,7 @@ def _integer(kind: Scalar, text: str) -> int:
         value = -int(digits) if text.startswith("-") else int(digits)
         if low <= value <= high:
             return value
-    raise Refused(Code.OUT_OF_RANGE, f"{shown(text)} is outside {low}..{high}, the range of a {kind.title}")
+    raise Refused(Code.OUT_OF_RANGE, f"{shown(text)} is outside {low}..{high}, the range of {kind.noun}")
 
 
 def _decimal(kind: Scalar, text: str) -> Decimal:
@@ -124,7 +124,7 @@ def _time(kind: Scalar, text: str) -> dt.date | dt.datetime:
             return dt.datetime.fromisoformat(_padded(text))
         value = dt.datetime.fromisoformat(_padded(text))
     except ValueError as error:
-        raise Refused(Code.BAD_VALUE, f"{shown(text)} is not a {kind.title}: {error}") from None
+        raise Refused(Code.BAD_VALUE, f"{shown(text)} is not {kind.noun}: {error}") from None
     try:
         return value.astimezone(_UTC)
     except OverflowError:

@@ -36,6 +36,11 @@ class Scalar:
     title: str
     arrow: pa.DataType
 
+    @property
+    def noun(self) -> str:
+        """``an integer``, ``a date``: for sentences."""
+        return f"{'an' if self.title[0] in 'aeiou' else 'a'} {self.title}"
+
 
 @dataclass(frozen=True, slots=True)
 class List:

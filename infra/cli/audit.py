@@ -23,9 +23,10 @@ from sinks.engine import near_names
 @click.command(short_help="Prove every table against its topic.")
 @click.argument("tables", nargs=-1)
 @click.option("--full", is_flag=True, help="Also make every row again from the log, and compare.")
+@click.option("-v", "--verbose", is_flag=True, help="A line for each partition.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.pass_obj
-def audit(folder: Path, tables: tuple[str, ...], full: bool, as_json: bool) -> int:
+def audit(folder: Path, tables: tuple[str, ...], full: bool, verbose: bool, as_json: bool) -> int:
     """Prove, for each table and partition, that every record of the log is in the table once, filtered, or rejected.
 
     \b
@@ -63,7 +64,7 @@ def audit(folder: Path, tables: tuple[str, ...], full: bool, as_json: bool) -> i
     if as_json:
         click.echo(json.dumps(to_json(audited), indent=2))
     else:
-        _show(audited, findings, full=full)
+        _show(audited, findings, full=full, verbose=verbose)
     return 1 if findings else 0
 
 
@@ -86,12 +87,15 @@ def _select(wanted: tuple[str, ...], state: CatalogState, project: Project) -> l
     return sorted(chosen or state.tables)
 
 
-def _show(audited: list[Audited], findings: list[Finding], *, full: bool) -> None:
+def _show(audited: list[Audited], findings: list[Finding], *, full: bool, verbose: bool) -> None:
     width = max(len(table.address.name) for table in audited)
     for table in audited:
-        for proof in table.proofs.values():
-            click.echo(f"{table.address.name:{width}}  {_line(proof)}")
-        if not table.proofs:
+        proofs = list(table.proofs.values())
+        for group in [[proof] for proof in proofs] if verbose else [proofs] if proofs else []:
+            click.echo(f"{table.address.name:{width}}  {_line(group)}")
+            for note in [f"{proof.where}: {note}" for proof in group for note in proof.notes]:
+                click.echo(f"{'':{width}}  note: {note}")
+        if not proofs:
             click.echo(f"{table.address.name:{width}}  nothing committed yet")
     for finding in findings:
         where = f" {finding.where}" if finding.where else ""
@@ -102,28 +106,41 @@ def _show(audited: list[Audited], findings: list[Finding], *, full: bool) -> Non
     click.echo(_summary(audited, findings, full=full))
 
 
-def _line(proof: Proof) -> str:
-    span = proof.span
-    ledger = f"read {span.read:,} = written {span.written:,} + filtered {span.filtered:,} + rejected {span.rejected:,}"
-    counted = "not counted" if proof.counted is None else f"{proof.counted:,}"
+def _line(proofs: list[Proof]) -> str:
+    """What was proved of one partition, or of several in sum."""
+    spans = [proof.span for proof in proofs]
+    read, written, filtered, rejected = (
+        f"{sum(getattr(span, name) for span in spans):,}" for name in ("read", "written", "filtered", "rejected")
+    )
+    where = (
+        f"{proofs[0].where} [{spans[0].start:,}, {spans[0].end:,})" if len(proofs) == 1 else f"{proofs[0].topic}, {len(proofs)} partitions"
+    )
     parts = [
-        f"{proof.where} [{span.start:,}, {span.end:,})",
-        ledger,
-        f"log {counted}",
-        f"rows {proof.rows:,}",
-        f"commits {proof.commits:,}",
+        where,
+        f"read {read} = written {written} + filtered {filtered} + rejected {rejected}",
+        f"log {_counted(proofs)}",
+        f"rows {sum(proof.rows for proof in proofs):,}",
     ]
-    if proof.compared is not None:
-        parts.append(f"compared {proof.compared:,}")
-    parts += [f"note: {note}" for note in proof.notes]
-    return "  ".join([*parts, "FINDINGS" if proof.findings else "ok"])
+    compared = [proof.compared for proof in proofs if proof.compared is not None]
+    if compared:
+        parts.append(f"compared {sum(compared):,}")
+    return "  ".join([*parts, "FINDINGS" if any(proof.findings for proof in proofs) else "ok"])
+
+
+def _counted(proofs: list[Proof]) -> str:
+    """Committed records of the log; what was not counted is said, never taken for nothing."""
+    counted = [proof.counted for proof in proofs if proof.counted is not None]
+    if not counted:
+        return "not counted"
+    missing = len(proofs) - len(counted)
+    return f"{sum(counted):,}" + (f" (not counted: {missing} of {len(proofs)} partitions)" if missing else "")
 
 
 def _summary(audited: list[Audited], findings: list[Finding], *, full: bool) -> str:
     proofs = [proof for table in audited for proof in table.proofs.values()]
-    rows, commits = sum(proof.rows for proof in proofs), sum(proof.commits for proof in proofs)
+    rows = sum(proof.rows for proof in proofs)
     compared = sum(proof.compared or 0 for proof in proofs)
-    proved = f"{len(audited)} tables, {len(proofs)} partitions, {commits:,} commits, {rows:,} rows"
+    proved = f"{len(audited)} tables, {len(proofs)} partitions, {rows:,} rows"
     again = f", {compared:,} rows made again from the log" if full else ""
     verdict = f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" if findings else "no findings"
     return f"audited {proved}{again}: {verdict}"

@@ -117,7 +117,13 @@ def _show(answer: dict[str, Any]) -> None:
     for row in answer["examples"]:
         where = " ".join(part for part in (row["position"], row["code"], row["rule"], row["column"]) if part)
         click.secho(f"\n{where}", bold=True)
-        click.echo(f"  {row['reason']}\n  value: {'null' if row['value'] is None else json.dumps(row['value'], ensure_ascii=False)}")
-    click.echo(
-        f"\n{count(answer['total'])} rejects of source {answer['source']}; all of them: kappa rejects {answer['source']} --export FILE"
-    )
+        click.echo(f"  {row['reason']}\n  value: {_on_one_line(row['value'])}")
+    total = f"{count(answer['total'])} reject{'' if answer['total'] == 1 else 's'}"
+    click.echo(f"\n{total} of source {answer['source']}; to a file: kappa rejects {answer['source']} --export FILE")
+
+
+def _on_one_line(value: str | None) -> str:
+    """A value as it is; with escapes when it holds line ends or control characters."""
+    if value is None:
+        return "null"
+    return value if value and value.isprintable() else json.dumps(value, ensure_ascii=False)

@@ -13,20 +13,24 @@ from flows.project import Project, load_project
 from infra.cli.display import age, count, grid, size, timestamp
 from infra.description import Description, describe
 from infra.inventory import TableStatus, now, read_all
+from infra.run.selection import REJECTED
 from sinks.catalog import Catalog
 
 
 @click.command(short_help="List tables: rows, size, lag, freshness.")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--all", "everything", is_flag=True, help="Also the tables of rejects that are empty.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object, always with all tables.")
 @click.pass_obj
-def tables(folder: Path, as_json: bool) -> None:
-    """List every table and view: rows, size, files, lag behind the log, time since the last commit, and state.
+def tables(folder: Path, everything: bool, as_json: bool) -> None:
+    """List tables and views: rows, size, files, lag behind the log, time since the last commit, and state.
 
-    Lag is counted in offsets up to the last committed record (transaction markers included); it is unknown while Kafka is away.
+    Tables of rejects are listed when they hold rows or have failed, or with --all. Lag is counted in offsets up to the last committed
+    record (transaction markers included); it is unknown while Kafka is away.
 
     \b
     Examples:
       kappa tables
+      kappa tables --all
       kappa tables --json
     """
     project = load_project(folder)
@@ -40,9 +44,12 @@ def tables(folder: Path, as_json: bool) -> None:
     if not statuses and not state.views:
         click.echo("no tables yet; next: kappa run --until-caught-up")
         return
-    rows = [_row(status, at) for status in statuses] + [[name, "view", "", "", "", "", "", ""] for name in sorted(state.views)]
+    shown = [status for status in statuses if everything or not _is_quiet(status)]
+    rows = [_row(status, at) for status in shown] + [[name, "view", "", "", "", "", "", ""] for name in sorted(state.views)]
     grid(["table", "kind", "rows", "size", "files", "lag", "last commit", "state"], rows, right={2, 3, 4, 5})
-    for status in statuses:
+    if hidden := len(statuses) - len(shown):
+        click.echo(f"{hidden} empty table{'' if hidden == 1 else 's'} of rejects not shown: kappa tables --all")
+    for status in shown:
         if status.failure is not None:
             click.secho(f"{status.name} failed: {status.failure.cause}", fg="red")
             click.echo(f"  at:   {', '.join(status.failure.positions)}\n  next: {status.failure.next_step}")
@@ -78,6 +85,11 @@ def kafka_config(project: Project) -> dict[str, str] | None:
         return resolve(project).kafka
     except StackDown:
         return None
+
+
+def _is_quiet(status: TableStatus) -> bool:
+    """A table of rejects about which there is nothing to say."""
+    return status.name.endswith(REJECTED) and not status.rows and status.failure is None
 
 
 def _row(status: TableStatus, at: datetime) -> list[str]:

@@ -99,6 +99,17 @@ def test_tables(folder: Path) -> None:
     assert "lag is unknown: Kafka is not running" in text
 
 
+def test_empty_tables_of_rejects_are_listed_on_demand(folder: Path) -> None:
+    text, every = kappa(folder, "tables"), kappa(folder, "tables", "--all")
+    empty = ["core.event__rejected", "core.tag__rejected"]
+    assert [name in text for name in empty] == [False, False]
+    assert [name in every for name in empty] == [True, True]
+    assert "staging.events__rejected" in text
+    assert "2 empty tables of rejects not shown" in text
+    assert "not shown" not in every
+    assert {*empty, "staging.events__rejected"} <= {table["name"] for table in answer(folder, "tables")["tables"]}
+
+
 def test_show(folder: Path) -> None:
     it = answer(folder, "show", "staging.events")
     same_shape(example("kappa show TABLE --json"), it)
