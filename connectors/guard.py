@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from connectors.errors import KafkaFailed, PartitionsChanged, TopicGone, TopicReplaced
-from connectors.topics import ANSWER_TIMEOUT_S, Admin, KafkaUnreachable, TopicMissing
+from connectors.topics import Admin, KafkaUnreachable, TopicMissing
 from flows.batch import Position
 from flows.control import RunControl
 from flows.ledger import LogIdentity
 
-WAIT_S = 1.0
+WAIT_S = 0.5
+ANSWER_TIMEOUT_S = 3.0  # between two looks at whether the run is to stop
 PATIENCE_S = 300.0
 
 
@@ -29,20 +30,20 @@ class LogGuard:
         ``held`` tells where the tables stand, for errors.
         """
         self.held: Callable[[], Iterable[Position]] = tuple
-        self._admin = Admin(config)
+        self._admin = Admin(config, ANSWER_TIMEOUT_S)
         self._topic = topic
         self._control = control
         self._lock = threading.Lock()
         self._consumed = 0
         self._verified = -1
-        self.identity, self.partitions = self._ask()
+        self.identity, self.partitions = self._ask(Admin(config))
 
     def consumed(self) -> None:
         """Something was emitted: an older answer no longer counts."""
         self._consumed += 1
 
     def verify(self) -> None:
-        """Raises TopicReplaced, TopicGone, PartitionsChanged, or KafkaFailed after PATIENCE_S without an answer."""
+        """Raises TopicReplaced, TopicGone, PartitionsChanged; KafkaFailed after PATIENCE_S, or when the run is to stop meanwhile."""
         with self._lock:
             asked = self._consumed
             if self._verified == asked:
@@ -54,9 +55,9 @@ class LogGuard:
                 raise PartitionsChanged(self._topic, self.partitions, partitions, self.held())
             self._verified = asked
 
-    def _ask(self) -> tuple[LogIdentity, frozenset[int]]:
-        topic = self._admin.describe([self._topic])[self._topic]
-        cluster = self._admin.ask(lambda client: client.describe_cluster(request_timeout=ANSWER_TIMEOUT_S), self._topic)
+    def _ask(self, admin: Admin) -> tuple[LogIdentity, frozenset[int]]:
+        topic = admin.describe([self._topic])[self._topic]
+        cluster = admin.ask(lambda client: client.describe_cluster(request_timeout=admin.answer_timeout_s), self._topic)
         identity = LogIdentity(str(cluster.cluster_id), {self._topic: str(topic.topic_id)})
         return identity, frozenset(partition.id for partition in topic.partitions)
 
@@ -65,11 +66,11 @@ class LogGuard:
         said = False
         while True:
             try:
-                return self._ask()
+                return self._ask(self._admin)
             except TopicMissing as error:
                 raise TopicGone(self._topic, self.identity, self.held()) from error
             except KafkaUnreachable as error:
-                if time.monotonic() >= give_up_at or self._control.fatal is not None:
+                if time.monotonic() >= give_up_at or self._control.stopping:
                     raise KafkaFailed(f"Kafka does not answer about topic {self._topic}", error.cause) from error
                 if not said:
                     self._control.notify(f"{self._topic}: Kafka does not answer; waiting before the commit")

@@ -312,6 +312,7 @@ def consumer_config(config: Mapping[str, str], limits: Limits) -> dict[str, obje
         "queued.min.messages": 20_000,
         "queued.max.messages.kbytes": max(1024, limits.prefetch_bytes // 1024),
         "fetch.wait.max.ms": 100,
+        "reconnect.backoff.max.ms": 1000,
         "log_level": 2,  # errors reach us as events
     }
     right: dict[str, object] = {

@@ -75,10 +75,11 @@ def ensure_topic(config: Mapping[str, str], source: Source) -> bool:
 class Admin:
     """Kafka's admin client with kappa's errors and one timeout."""
 
-    def __init__(self, config: Mapping[str, str]) -> None:
+    def __init__(self, config: Mapping[str, str], answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self.answer_timeout_s = answer_timeout_s
         self._bootstrap = config.get("bootstrap.servers", "")
         self._problem = ""
-        self._client = AdminClient({"log_level": "2", **config, "error_cb": self._note})
+        self._client = AdminClient({"log_level": "2", "reconnect.backoff.max.ms": "1000", **config, "error_cb": self._note})
 
     def _note(self, error: KafkaError) -> None:
         self._problem = error.str()
@@ -86,7 +87,7 @@ class Admin:
     def ask(self, request: Callable[[AdminClient], Future[_T]], topic: str) -> _T:
         """One answer. Raises TopicMissing, TopicRefused or KafkaUnreachable; ``topic`` is what is asked about."""
         try:
-            return request(self._client).result(ANSWER_TIMEOUT_S + 5)
+            return request(self._client).result(self.answer_timeout_s + 5)
         except (TimeoutError, KafkaException) as error:
             problem = error.args[0] if isinstance(error, KafkaException) else None
             if problem is None or problem.code() in _SILENT:
@@ -99,7 +100,7 @@ class Admin:
         """Topic -> confluent_kafka's TopicDescription. Raises as ``ask``."""
         if not topics:
             return {}
-        futures = self._client.describe_topics(TopicCollection(topics), request_timeout=ANSWER_TIMEOUT_S)
+        futures = self._client.describe_topics(TopicCollection(topics), request_timeout=self.answer_timeout_s)
         return {topic: self.ask(lambda _, answer=future: answer, topic) for topic, future in futures.items()}  # type: ignore[misc]
 
     def make(self, topic: str, partitions: int, replication_factor: int, topic_config: Mapping[str, str]) -> bool:
@@ -111,7 +112,7 @@ class Admin:
             pass
         wanted = NewTopic(topic, partitions, replication_factor, config=dict(topic_config))
         try:
-            self.ask(lambda client: client.create_topics([wanted], request_timeout=ANSWER_TIMEOUT_S)[topic], topic)
+            self.ask(lambda client: client.create_topics([wanted], request_timeout=self.answer_timeout_s)[topic], topic)
         except TopicRefused as refused:
             error = refused.__cause__
             if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -135,5 +136,5 @@ class Admin:
     def max_message_bytes(self, topic: str) -> int:
         """The largest batch of records that the topic takes. Raises as ``ask``."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
-        settings = self.ask(lambda client: client.describe_configs([resource], request_timeout=ANSWER_TIMEOUT_S)[resource], topic)
+        settings = self.ask(lambda client: client.describe_configs([resource], request_timeout=self.answer_timeout_s)[resource], topic)
         return int(settings["max.message.bytes"].value)

@@ -20,6 +20,9 @@ from infra.addresses import resolve
 from infra.cli import cli
 from infra.metadata import Mirror
 from infra.run.session import Request, Session
+from sinks.address import TableAddress
+from sinks.catalog import Catalog
+from sinks.owner import Owner
 
 
 def kappa(folder: Path, *arguments: str, status: int = 0) -> str:
@@ -50,6 +53,16 @@ def audit(folder: Path, *arguments: str) -> dict[str, list[str]]:
     report: dict[str, Any] = json.loads(text)
     assert report["ok"] == (status == 0)
     return {table["table"]: [finding["what"] for finding in table["findings"]] for table in report["tables"] if table["findings"]}
+
+
+def committed(folder: Path, table: str = "raw.events") -> int:
+    """How many records the live generation of a table has read, by its newest ledger; 0 when there is none."""
+    storage = load_project(folder).storage
+    try:
+        entry = Catalog(storage).read().tables[table]
+    except (KeyError, KappaError):
+        return 0
+    return sum(span.read for span in Owner.read_totals(TableAddress(storage, table, entry.generation)).values())
 
 
 class Running:

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -157,6 +158,17 @@ class Warehouse:
         same("staging.events__rejected", pick(self.rows("staging.events__rejected"), "value"), expect["rejected"])
         same("core.event", pick(self.rows("core.event"), "id", "kind", "twice"), expect["event"])
         same("core.tag", pick(self.rows("core.tag"), "id", "tag"), expect["tag"])
+
+
+@contextmanager
+def at_work(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs while the test does something; it does not outlive the test."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def event(number: int) -> bytes:

@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from tests.inprocess import Running, audit, kappa, wait_until
-from tests.warehouse import Warehouse, event
+from tests.inprocess import Running, audit, committed, kappa, wait_until
+from tests.warehouse import Warehouse, at_work, event
 
 pytestmark = pytest.mark.slow
 QUICK = "[run]\ncommit_interval_s = 0.1\n"
@@ -53,13 +53,6 @@ def make_again(warehouse: Warehouse, admin: AdminClient, records: int) -> None:
     warehouse.produce(1001, records)
 
 
-def stored(warehouse: Warehouse) -> int:
-    try:
-        return len(warehouse.rows("raw.events"))
-    except (ValueError, KeyError):
-        return -1
-
-
 def names_positions(said: str, warehouse: Warehouse) -> bool:
     return f"{warehouse.topic}/0/150, {warehouse.topic}/1/150" in said
 
@@ -77,22 +70,22 @@ def test_a_topic_made_again_between_runs(warehouse: Warehouse, admin: AdminClien
     assert f"{warehouse.topic}/0/0..150" in refused
     assert warehouse.rows("core.event") == before
     kappa(warehouse.folder, "run", "--rebuild", "--accept-lost", "events", "--until-caught-up")
-    assert stored(warehouse) == 800
+    assert committed(warehouse.folder) == 800
     proved(warehouse)
 
 
 def test_a_topic_made_again_under_a_run(warehouse: Warehouse, admin: AdminClient) -> None:
     """A live consumer crosses it without an error of its own."""
-    process = warehouse.start("run")
-    wait_until(lambda: stored(warehouse) == 300 or process.poll() is not None)
-    before = warehouse.rows("core.event")
-    make_again(warehouse, admin, 800)
-    said, _ = process.communicate(timeout=60)
+    with at_work(warehouse.start("run")) as process:
+        wait_until(lambda: committed(warehouse.folder) == 300 or process.poll() is not None)
+        before = warehouse.rows("core.event")
+        make_again(warehouse, admin, 800)
+        said, _ = process.communicate(timeout=60)
     assert process.returncode == 1, said
     assert f"topic {warehouse.topic} is" in said
     assert names_positions(said, warehouse)
     assert "kappa run --rebuild --accept-lost" in said
-    assert stored(warehouse) == 300
+    assert committed(warehouse.folder) == 300
     assert warehouse.rows("core.event") == before
 
 
@@ -112,7 +105,7 @@ def test_offsets_lost_below_the_tables_positions_do_not_matter(warehouse: Wareho
     warehouse.produce(301, 50)
     caught_up(warehouse)
     assert not audit(warehouse.folder, "--full")
-    assert stored(warehouse) == 350
+    assert committed(warehouse.folder) == 350
 
 
 def test_offsets_lost_above_the_tables_positions(warehouse: Warehouse, admin: AdminClient) -> None:
@@ -149,19 +142,19 @@ def test_a_partition_added_between_runs(warehouse: Warehouse, admin: AdminClient
     assert "kappa run --rebuild" in said
     assert warehouse.rows("core.event") == before
     kappa(warehouse.folder, "run", "--rebuild", "events", "--until-caught-up")
-    assert stored(warehouse) == 400
+    assert committed(warehouse.folder) == 400
     proved(warehouse)
 
 
 def test_a_partition_added_under_a_run(warehouse: Warehouse, admin: AdminClient) -> None:
     with Running(warehouse.folder) as run:
-        wait_until(lambda: stored(warehouse) == 300)
+        wait_until(lambda: committed(warehouse.folder) == 300)
         add_partition(warehouse, admin)
         warehouse.produce(301, 100)
         run.join()
     assert "added [2]" in str(run.fatal)
     assert names_positions(str(run.fatal), warehouse)
-    assert stored(warehouse) == 300
+    assert committed(warehouse.folder) == 300
 
 
 def add_partition(warehouse: Warehouse, admin: AdminClient) -> None:
@@ -182,17 +175,17 @@ def test_transactions_open_and_aborted(warehouse: Warehouse) -> None:
     send(warehouse, producer, 2000)
     warehouse.produce(3000, 40)  # behind it, in both partitions
     caught_up(warehouse)
-    assert stored(warehouse) == 300 + 30 + 20  # partition 1 has no transaction
+    assert committed(warehouse.folder) == 300 + 30 + 20  # partition 1 has no transaction
     proved(warehouse)
     producer.commit_transaction(30)
     caught_up(warehouse)
-    assert stored(warehouse) == 300 + 30 + 40 + 10
+    assert committed(warehouse.folder) == 300 + 30 + 40 + 10
     proved(warehouse)
     producer.begin_transaction()
     send(warehouse, producer, 4000)
     producer.abort_transaction(30)
     caught_up(warehouse)
-    assert stored(warehouse) == 300 + 30 + 40 + 10
+    assert committed(warehouse.folder) == 300 + 30 + 40 + 10
     proved(warehouse)
 
 
