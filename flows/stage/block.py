@@ -167,12 +167,11 @@ def _nested_csv(kind: Kind, array: pa.Array) -> tuple[pa.Array, Mask | None]:
 def _no_quoted_number(data: pa.Buffer, arrays: list[pa.Array], kept: list[pa.Array]) -> bool:
     """Whether surely no number of these records stands in quotes: by counting. All members are in ``arrays`` or, as JSON, in ``kept``.
 
-    Every quote belongs to a name or to a string. Without backslashes the strings are the text columns' bytes, and a colon that is not in
-    one of them follows a name. So quotes = 2 * names + 2 * strings, unless a number was a string.
+    Two quotes belong to each name and to each string, and a colon that is not in a string follows a name: so quotes = 2 * names +
+    2 * strings. A number in quotes makes the left side greater; so does an escape, by a quote or by a colon that only the decoded
+    text has. Nothing makes it smaller.
     """
     content = buffers.as_bytes(data)
-    if buffers.count(content, buffers.BACKSLASH):
-        return False
     texts = [text for array in arrays for text in _texts(array)]
     names = buffers.count(content, buffers.COLON) - sum(buffers.text_count(array, buffers.COLON) for array in (*texts, *kept))
     strings = sum(len(array) - array.null_count for array in texts)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 Mask = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 
-OPEN, CLOSE, BRACKET, QUOTE, COLON, BACKSLASH = b'{}[":\\'
+OPEN, CLOSE, BRACKET, QUOTE, COLON = b'{}[":'
 _MINUS, _E, _ZERO = b"-e0"
 _NUMBER_BYTES = b"0123456789.eE+-"
 _BEFORE_NUMBER = b":[, \t\r\n"

@@ -91,7 +91,7 @@ def _suspicious(kind: Scalar, array: pa.Array) -> bool:
     if kind.name == "decimal" and (pc.max(pc.binary_length(array)).as_py() or 0) + kind.arrow.scale > 38:
         return True
     lax = b".eE+" if kind.name == "hugeint" else b"xX" if kind.name in INTEGERS else b"eE+" if kind.name == "decimal" else b"+"
-    text = bytes(content(array))
+    text = content(array).to_pybytes()
     return any(text.find(byte) >= 0 for byte in lax)
 
 
@@ -120,7 +120,7 @@ def _in_range(kind: Scalar, array: pa.Array) -> tuple[pa.Array, Mask | None]:
     if kind.name in FLOATS:
         finite = pc.is_finite(array)
         return array, None if pc.all(finite).as_py() in (True, None) else _where(pc.invert(finite))
-    if kind.name in ("date", "timestamp", "timestamptz"):
+    if kind.name in TIMES:
         low, high = (_FIRST_DAY, _LAST_DAY) if kind.name == "date" else (_FIRST_US, _LAST_US)
         return array, _outside(array.view(pa.int32() if kind.name == "date" else pa.int64()), low, high)
     if kind.name == "decimal":
