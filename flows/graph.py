@@ -74,7 +74,8 @@ def upstream_problem(project: Project, query: Query, upstream: str, line: int) -
         return Problem(
             line, f"an append table cannot read {upstream}", f'FROM staging.{name.removesuffix("__rejected")}, or kind = "view" here'
         )
-    streams = [table for table in physical_tables(project) if not table.startswith("raw.") and not table.endswith("__rejected")]
+    others = (table for table in physical_tables(project) if table != query.file.name)
+    streams = [table for table in others if not table.startswith("raw.") and not table.endswith("__rejected")]
     return Problem(line, f"there is no table {upstream}", near(upstream, streams, _choice(streams)))
 
 

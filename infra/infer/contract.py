@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
-from flows.batch import RECORDS, Batch
 from flows.sql.storage import COLUMN_NAME
 from flows.sql.tree import quoted
-from flows.stage import Code, Stage
 from flows.types import TypeRefused, storage_type
 from infra.infer.proposal import Guess, Proposal
 from infra.infer.sample import Sample
 from infra.infer.texts import Texts
+from infra.infer.verify import verify
 
 _TEXTUAL = ("varchar", "date", "timestamp", "timestamp with time zone", "time", "uuid", "timestamp_ns")
 _EXACT = ("boolean", "bigint", "double", "hugeint", "ubigint")
 _KEY_TRIES = 12
-_STAGE_ROWS = 50_000
 
 
 def propose(sample: Sample, name: str, topic: str, origin: str) -> Proposal:
@@ -36,7 +33,7 @@ def propose(sample: Sample, name: str, topic: str, origin: str) -> Proposal:
         proposal.columns["line"] = Guess("varchar", True, "the whole value")
     else:
         _columns(sample, proposal)
-    _verify(sample, proposal)
+    verify(sample, proposal)
     return proposal
 
 
@@ -72,7 +69,13 @@ def _detected(connection: duckdb.DuckDBPyConnection, file: Path, texts: bool) ->
     if texts:
         options += ", maximum_depth = 1"
     relation = connection.sql(f"FROM read_ndjson({_literal(str(file))}, {options})")
-    return dict(zip(relation.columns, relation.types, strict=True))
+    keys = connection.execute(
+        f"SELECT DISTINCT unnest(json_keys(json)) FROM read_ndjson_objects({_literal(str(file))}, maximum_object_size = 33554432)"
+    )
+    fields = {key for (key,) in keys.fetchall()}
+    # Of names that differ only in case DuckDB renames the later ones: ID becomes ID_1.
+    names = [name if name in fields else re.sub(r"_[0-9]+$", "", name) for name in relation.columns]
+    return dict(zip(names, relation.types, strict=True))
 
 
 def _names(fields: list[str], proposal: Proposal) -> list[str]:
@@ -139,55 +142,6 @@ def _key(texts: Texts, proposal: Proposal) -> None:
         proposal.key_note = f"a guess: unique and never null here{others}"
     else:
         proposal.key_note = "no single column is unique and never null: name the columns that together identify a row"
-
-
-def _verify(sample: Sample, proposal: Proposal) -> None:
-    """Stage the sample with what is proposed; a column that refuses a record becomes one that takes it."""
-    for _ in range(2 * len(proposal.columns) + 1):
-        refusing = _refusing(sample, proposal)
-        if not refusing:
-            return
-        for name, code in refusing.items():
-            guess = proposal.columns[name]
-            if code in (Code.NULL_FIELD, Code.MISSING_FIELD, Code.NULL_KEY):
-                proposal.columns[name] = Guess(guess.type, False, guess.note)
-            elif guess.type == "json" or (guess.type == "varchar" and proposal.format == "csv"):
-                del proposal.columns[name]
-                proposal.left_out[name] = f"not every value could be read ({code}); the values are kept in _extra"
-            else:
-                loose = "varchar" if proposal.format == "csv" else "json"
-                proposal.columns[name] = Guess(loose, guess.not_null, f"a guess: not every value is a {guess.type} ({code})")
-
-
-def _refusing(sample: Sample, proposal: Proposal) -> dict[str, str]:
-    """column -> code of the first record that is refused because of it."""
-    stage = Stage(proposal.source())
-    found: dict[str, str] = {}
-    nulls = proposal.dialect.null if proposal.format == "csv" else ()
-    for start in range(0, len(sample.values), _STAGE_ROWS):
-        values = sample.values[start : start + _STAGE_ROWS]
-        if nulls:
-            values = [_with_nulls(value, nulls) for value in values]
-        count = len(values)
-        columns = [
-            pa.array(range(start, start + count), pa.int64()),
-            pa.repeat(pa.scalar(0, RECORDS.field("_timestamp").type), count),
-            pa.nulls(count, pa.binary()),
-            pa.array(values, pa.binary()),
-            pa.nulls(count, RECORDS.field("headers").type),
-        ]
-        batch = Batch(proposal.topic, 0, start, start + count, pa.record_batch(columns, schema=RECORDS))
-        rejects = stage.stage(batch).rejects
-        for column, code in zip(rejects.column("column").to_pylist(), rejects.column("code").to_pylist(), strict=True):
-            if column in proposal.columns:
-                found.setdefault(column, code)
-    return found
-
-
-def _with_nulls(value: bytes, nulls: tuple[str, ...]) -> bytes:
-    """What ``kappa load`` would send: the texts that stand for null are null."""
-    document = json.loads(value)
-    return json.dumps({name: None if text in nulls else text for name, text in document.items()}).encode()
 
 
 def _literal(text: str) -> str:

@@ -5,6 +5,7 @@ The oracle shares no code with kappa: DuckDB runs the SQL as written over each r
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,7 +121,16 @@ ROWS = st.lists(
     min_size=2,
     max_size=12,
 )
-CONTRACT = 'topic = "t"\nformat = "json"\n[columns]\nflight = "integer"\ncode = "varchar"\ndelay = "double"\ntags = "varchar[]"\nscores = "integer[]"\n'
+CONTRACT = """
+topic = "t"
+format = "json"
+[columns]
+flight = "integer"
+code = "varchar"
+delay = "double"
+tags = "varchar[]"
+scores = "integer[]"
+"""
 TYPES = {"flight": pa.int32(), "code": pa.string(), "delay": pa.float64(), "tags": pa.list_(pa.string()), "scores": pa.list_(pa.int32())}
 
 
@@ -159,7 +169,7 @@ def batch_of(offsets: Sequence[int]) -> Batch:
 
 
 class Oracle:
-    """DuckDB with the SQL as the user wrote it. No optimizer but the one that leaves out what nothing uses: no other may decide what raises."""
+    """DuckDB with the SQL as the user wrote it, evaluated literally: no optimizer but the one that leaves out what nothing uses."""
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
@@ -192,7 +202,7 @@ def test_conform_gives_what_duckdb_gives(sql: str, rows: list[dict[str, Any]], g
     edges = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
     parts = [
         conform.conform(staged(rows[start:end], offsets[start:end]), batch_of(offsets[start:end]))
-        for start, end in zip(edges, edges[1:], strict=False)
+        for start, end in itertools.pairwise(edges)
     ]
     made = [row for part in parts for row in part.rows.to_pylist()]
     filtered = [offset for part in parts for offset in part.filtered.to_pylist()]

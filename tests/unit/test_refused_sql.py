@@ -59,7 +59,7 @@ REFUSED = [
     ("SELECT * FROM flights", 2, "'flights' is not the name of a table", "staging.flights"),
     ("SELECT * FROM memory.staging.flights", 2, "is not the name of a table", "layer.table"),
     (f"SELECT carrier {S} AT (VERSION => 3)", 2, "AT reads an old version", "without AT"),
-    (f"PIVOT staging.flights ON carrier USING sum(flight)", 2, "not a SELECT", "one SELECT"),
+    ("PIVOT staging.flights ON carrier USING sum(flight)", 2, "not a SELECT", "one SELECT"),
     # subqueries in expressions
     (f"SELECT carrier {S} WHERE flight IN (SELECT flight {S})", 2, "a subquery in an expression reads other rows", "CASE"),
     (f"SELECT carrier,\n(SELECT max(flight) {S}) AS m {S}", 3, "a subquery in an expression reads other rows", "view"),
