@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from flows.sql.bind import Binder, Bound
 from flows.sql.chain import Chain, Level
-from flows.sql.scope import Scope, expand, references
-from flows.sql.tree import Node, Problem, SqlRefused, column, expression_text, first_line, line_at, parse, quoted, text, walk
+from flows.sql.items import Input, Item, select_items, sources, unnested
+from flows.sql.scope import Scope
+from flows.sql.tree import Node, column, expression_text, parse, quoted, text
 
 UPSTREAM = "_upstream"  # the name under which the rows of the upstream table are registered
 ROW = "_row"
@@ -25,9 +26,9 @@ class Program:
     """What a table's SQL does to rows registered as ``_upstream``.
 
     ``transform_sql`` gives ``columns``, the system columns and ``ordinals`` (columns that order the rows of one record; some of them stem
-    from this table's own unnest when ``unnests``). ``lineage``: column -> columns of the upstream;
-    ``lines``: column -> its line. ``picks``: set when rows stay 1:1, the
-    columns that are the upstream's as they are; ``computed_sql`` then gives the others and ``_offset``, in the upstream's order.
+    from this table's own unnest when ``unnests``). ``lineage``: column -> columns of the upstream; ``lines``: column -> its line.
+    ``picks``: set when rows stay 1:1, the columns that are the upstream's as they are; ``computed_sql`` then gives the others and
+    ``_offset``, in the upstream's order.
     ``parts``: what a single SELECT without unnest evaluates, by which a failing record can be found without bisecting; else None.
     """
 
@@ -61,32 +62,12 @@ class Parts:
     items: tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """What a SELECT reads: ``table`` is its node; ``columns`` -> columns of the upstream; ``many``: a record may have several rows."""
-
-    table: Node
-    columns: Mapping[str, frozenset[str]]
-    ordinals: tuple[str, ...] = ()
-    many: bool = False
-
-
-@dataclass(slots=True)
-class _Item:
-    """An item of the SELECT list, expanded; ``names``: the columns that it gives (several for unnest of a struct)."""
-
-    expression: Node
-    names: list[str]
-    sources: frozenset[str]
-    line: int
-
-
 def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Program:
     """Rewrite a chain whose ``sql`` has been bound; ``upstream``: the upstream's schema, with system columns. Raises SqlRefused."""
     binder.add_table(UPSTREAM, upstream)
     relation = _base(chained.levels[0], upstream)
     filters: list[str] = []
-    items: list[_Item] = []
+    items: list[Item] = []
     node: Node = {}
     where: Node | None = None
     unnests = False
@@ -94,8 +75,8 @@ def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Pr
         if number > 1:
             relation = _above(node, level, items, relation)
         scope = Scope(level.alias, _written(chained, number), tuple(relation.columns), sql)
-        items, where = _items(level, scope, relation, binder)
-        lists = _unnested(items, relation, binder, scope)
+        items, where = select_items(level, scope, relation, binder)
+        lists = unnested(items, relation, binder, scope)
         passes = _passes(where, lists)
         if passes is not None:
             filters.append(_filter(relation, passes))
@@ -103,7 +84,7 @@ def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Pr
         node = _node(items, where, relation, _ordinal(lists, ordinal))
         if ordinal:
             unnests = True
-            relation = _Input(relation.table, relation.columns, (*relation.ordinals, ordinal), many=True)
+            relation = Input(relation.table, relation.columns, (*relation.ordinals, ordinal), many=True)
     inner = text(node)
     bound = binder.columns(inner)[: sum(len(item.names) for item in items)]
     lineage = {name: item.sources for item in items for name in item.names}
@@ -128,7 +109,7 @@ def _written(chained: Chain, number: int) -> tuple[str, str] | None:
     return (layer, table) if number == 1 else None
 
 
-def _base(level: Level, upstream: pa.Schema) -> _Input:
+def _base(level: Level, upstream: pa.Schema) -> Input:
     table = parse(f"SELECT * FROM {UPSTREAM} AS {quoted(level.alias)}")["from_table"]
     renamed = _renamed([name for name in upstream.names if not name.startswith("_")], level)
     table["column_name_alias"] = []
@@ -138,17 +119,17 @@ def _base(level: Level, upstream: pa.Schema) -> _Input:
         inner = parse(f"SELECT {', '.join(f'{quoted(old)} AS {quoted(new)}' for new, old in renamed.items())} FROM {UPSTREAM}")
         inner["select_list"] += [column(name) for name in system]
         table = _subquery(inner, level.alias)
-    return _Input(table, columns, (ROW,) if ROW in upstream.names else (), many=ROW in upstream.names)
+    return Input(table, columns, (ROW,) if ROW in upstream.names else (), many=ROW in upstream.names)
 
 
-def _above(node: Node, level: Level, items: Sequence[_Item], below: _Input) -> _Input:
+def _above(node: Node, level: Level, items: Sequence[Item], below: Input) -> Input:
     """The relation that a SELECT makes for the next one up."""
     given = {name: item.sources for item in items for name in item.names}
     renamed = _renamed(list(given), level)
     table = _subquery(node, level.alias)
     table["column_name_alias"] = list(renamed)
     system = {name: frozenset({name}) for name in (*_system(), *below.ordinals)}
-    return _Input(table, {new: given[old] for new, old in renamed.items()} | system, below.ordinals, below.many)
+    return Input(table, {new: given[old] for new, old in renamed.items()} | system, below.ordinals, below.many)
 
 
 def _renamed(columns: Sequence[str], level: Level) -> dict[str, str]:
@@ -165,104 +146,6 @@ def _subquery(node: Node, alias: str) -> Node:
     assert isinstance(table, dict)
     table["subquery"]["node"] = node
     return table
-
-
-def _items(level: Level, scope: Scope, relation: _Input, binder: Binder) -> tuple[list[_Item], Node | None]:
-    """The SELECT list and the WHERE, stars and aliases expanded."""
-    written = [item for entry in level.node["select_list"] for item in _star(entry, scope)]
-    aliases: dict[str, Node] = {}
-    items = []
-    for entry in written:
-        expression = entry if entry["class"] == "STAR" else expand(entry, scope, aliases)
-        names = _names(entry, expression, relation, binder)
-        sources = _sources(expression, scope, relation)
-        line = first_line(entry, scope.sql)
-        if len(names) == 1 and expression["class"] != "STAR":
-            aliases.setdefault(names[0].lower(), expression)
-            expression = {**expression, "alias": names[0]}
-        items.append(_Item(expression, names, sources, line))
-    _check_names(items)
-    where = level.node["where_clause"]
-    return items, expand(where, scope, aliases) if where is not None else None
-
-
-def _star(entry: Node, scope: Scope) -> list[Node]:
-    """``*`` as its columns: those of the input that do not begin with ``_``. ``s.*`` of a struct column stays."""
-    if entry["class"] != "STAR":
-        return [entry]
-    if entry["relation_name"] and entry["relation_name"].lower() != scope.alias.lower():
-        return [entry]
-    excluded = {name.lower() for name in entry["exclude_list"]} | {item["column"].lower() for item in entry["qualified_exclude_list"]}
-    replaced = {item["key"].lower(): item["value"] for item in entry["replace_list"]}
-    renamed = {item["key"]["column"].lower(): item["value"] for item in entry["rename_list"]}
-    items = []
-    for name in scope.columns:
-        if name.startswith("_") or name.lower() in excluded:
-            continue
-        expression = replaced.get(name.lower(), column(name, table=scope.alias))
-        items.append({**expression, "alias": renamed.get(name.lower(), name)})
-    return items
-
-
-def _names(entry: Node, expression: Node, relation: _Input, binder: Binder) -> list[str]:
-    """The names of the columns that an item gives, by DuckDB: of the item as written, unless its aliases had to be put in."""
-    if entry["alias"] and not any(node.get("function_name") == "unnest" for node in walk(entry)):
-        return [entry["alias"]]
-    if entry["class"] == "COLUMN_REF":
-        return [entry["alias"] or entry["column_names"][-1]]
-    return [bound.name for bound in _bind([expression], relation, binder)]
-
-
-def _bind(expressions: list[Node], relation: _Input, binder: Binder) -> list[Bound]:
-    node = parse("SELECT 1 FROM x")
-    node["select_list"], node["from_table"] = expressions, relation.table
-    return binder.columns(text(node))
-
-
-def _sources(expression: Node, scope: Scope, relation: _Input) -> frozenset[str]:
-    if expression["class"] == "STAR":
-        name = scope.column(expression["relation_name"])
-        return relation.columns[name] if name else frozenset()
-    found = (scope.resolve(node["column_names"]) for node in references(expression))
-    return frozenset().union(*(relation.columns[name] for name, _ in filter(None, found)))
-
-
-def _check_names(items: Sequence[_Item]) -> None:
-    seen: set[str] = set()
-    for item in items:
-        for name in item.names:
-            if name.startswith("_"):
-                fix = f"{name} AS {name.strip('_') or 'name'}"
-                raise SqlRefused(Problem(item.line, f"the column {name} begins with _: those names are kappa's own", fix))
-            if name.lower() in seen:
-                fix = f"another name for one of them: ... AS {name}_2"
-                raise SqlRefused(Problem(item.line, f"two columns are called {name} (case does not count)", fix))
-            seen.add(name.lower())
-
-
-def _unnested(items: Sequence[_Item], relation: _Input, binder: Binder, scope: Scope) -> list[Node]:
-    """The lists that the items unnest: each of them multiplies rows, together they are zipped. Unnest of a struct does not."""
-    lists = []
-    for item in items:
-        for node in walk(item.expression):
-            if node.get("class") != "FUNCTION" or node["function_name"] != "unnest":
-                continue
-            (argument, *options) = node["children"]
-            line = line_at(scope.sql, node["query_location"])
-            if options:
-                raise SqlRefused(
-                    Problem(
-                        line, "unnest with options may multiply rows at several depths", "one unnest, and a SELECT around it with the next"
-                    )
-                )
-            kind = _bind([argument], relation, binder)[0].type.id
-            if kind in ("list", "array"):
-                lists.append({**argument, "alias": ""})
-            elif kind != "struct":
-                raise SqlRefused(
-                    Problem(line, f"unnest needs a list, not {kind}", "unnest of a list, such as unnest(string_split(tags, ','))")
-                )
-    return lists
 
 
 def _passes(where: Node | None, lists: Sequence[Node]) -> str | None:
@@ -284,21 +167,21 @@ def true(condition: str) -> str:
     return f"CASE WHEN {condition} THEN true ELSE false END"
 
 
-def _filter(relation: _Input, passes: str) -> str:
+def _filter(relation: Input, passes: str) -> str:
     source = _from(relation)
     if relation.many:
         return f"SELECT _offset {source} GROUP BY _offset HAVING NOT bool_or({true(passes)})"
     return f"SELECT _offset {source} WHERE NOT {true(passes)}"
 
 
-def _from(relation: _Input) -> str:
+def _from(relation: Input) -> str:
     node = parse("SELECT * FROM x")
     node["from_table"] = relation.table
     return text(node).removeprefix("SELECT * ")
 
 
-def _parts(items: Sequence[_Item], where: Node | None, scope: Scope, relation: _Input) -> Parts:
-    condition = None if where is None else Part("WHERE", expression_text(where), tuple(sorted(_sources(where, scope, relation))))
+def _parts(items: Sequence[Item], where: Node | None, scope: Scope, relation: Input) -> Parts:
+    condition = None if where is None else Part("WHERE", expression_text(where), tuple(sorted(sources(where, scope, relation))))
     computed = [item for item in items if item.expression["class"] != "COLUMN_REF"]
     return Parts(
         _from(relation),
@@ -315,7 +198,7 @@ def _ordinal(lists: Sequence[Node], name: str | None) -> Node | None:
     return node
 
 
-def _node(items: Sequence[_Item], where: Node | None, relation: _Input, ordinal: Node | None) -> Node:
+def _node(items: Sequence[Item], where: Node | None, relation: Input, ordinal: Node | None) -> Node:
     node = parse("SELECT 1 FROM x")
     node["from_table"], node["where_clause"] = relation.table, where
     node["select_list"] = [item.expression for item in items] + [column(name) for name in (*_system(), *relation.ordinals)]
@@ -324,7 +207,7 @@ def _node(items: Sequence[_Item], where: Node | None, relation: _Input, ordinal:
     return node
 
 
-def _picks(items: Sequence[_Item]) -> dict[str, str]:
+def _picks(items: Sequence[Item]) -> dict[str, str]:
     """Columns that are the upstream's, only perhaps under another name (a third part of a reference is a field of a struct)."""
     return {
         item.names[0]: next(iter(item.sources))
@@ -333,7 +216,7 @@ def _picks(items: Sequence[_Item]) -> dict[str, str]:
     }
 
 
-def _computed(items: Sequence[_Item], picks: Mapping[str, str], relation: _Input) -> str | None:
+def _computed(items: Sequence[Item], picks: Mapping[str, str], relation: Input) -> str | None:
     rest = [item.expression for item in items if item.names[0] not in picks]
     if not rest:
         return None

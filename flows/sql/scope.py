@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flows.sql.functions import refusal
 from flows.sql.tree import Node, Problem, SqlRefused, line_at
+
+_TAKES_LAMBDA = frozenset(
+    f"{prefix}{name}"
+    for prefix in ("", "list_", "array_")
+    for name in ("transform", "apply", "filter", "reduce")
+    if prefix or name != "transform"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,43 +49,44 @@ def expand(expression: Node, scope: Scope, aliases: Mapping[str, Node]) -> Node:
 
     Raises SqlRefused for a name that DuckDB takes for something else: ``rowid``, ``current_date``, the table as a whole.
     """
-    expanded = _expand(copy.deepcopy(expression), scope, aliases, frozenset())
+    expanded = _visit(copy.deepcopy(expression), lambda node: _reference(node, scope, aliases), frozenset())
     assert isinstance(expanded, dict)
     return expanded
 
 
-def references(expression: object, bound: frozenset[str] = frozenset()) -> Iterator[Node]:
+def references(expression: object) -> list[Node]:
     """The COLUMN_REF nodes below an expression, without the parameters of lambdas."""
-    if isinstance(expression, list):
-        for child in expression:
-            yield from references(child, bound)
-    elif isinstance(expression, dict):
-        if expression.get("class") == "LAMBDA":
-            bound |= parameters(expression)
-            yield from references(expression["expr"], bound)
-        elif expression.get("class") == "COLUMN_REF":
-            if expression["column_names"][0].lower() not in bound:
-                yield expression
-        else:
-            for child in expression.values():
-                yield from references(child, bound)
+    found: list[Node] = []
+
+    def note(node: Node) -> Node:
+        found.append(node)
+        return node
+
+    _visit(expression, note, frozenset())
+    return found
 
 
-def parameters(function: Node) -> frozenset[str]:
-    """The parameters of a LAMBDA, in lower case."""
-    return frozenset(node["column_names"][0].lower() for node in references(function["lhs"]))
-
-
-def _expand(value: Any, scope: Scope, aliases: Mapping[str, Node], bound: frozenset[str]) -> Any:
+def _visit(value: Any, replace: Callable[[Node], Node], bound: frozenset[str]) -> Any:
+    """A copy with every reference replaced that is not one to ``bound``, the parameters of the lambdas around it."""
     if isinstance(value, list):
-        return [_expand(child, scope, aliases, bound) for child in value]
+        return [_visit(child, replace, bound) for child in value]
     if not isinstance(value, dict):
         return value
-    if value.get("class") == "LAMBDA":
-        return {**value, "expr": _expand(value["expr"], scope, aliases, bound | parameters(value))}
     if value.get("class") == "COLUMN_REF":
-        return value if value["column_names"][0].lower() in bound else _reference(value, scope, aliases)
-    return {key: _expand(child, scope, aliases, bound) for key, child in value.items()}
+        return value if value["column_names"][0].lower() in bound else replace(value)
+    if value.get("class") == "FUNCTION" and value["function_name"] in _TAKES_LAMBDA:
+        first, *others = value["children"]
+        children = [_visit(first, replace, bound), *(_argument(child, replace, bound) for child in others)]
+        return {**value, "children": children}
+    return {key: _visit(child, replace, bound) for key, child in value.items()}
+
+
+def _argument(value: Node, replace: Callable[[Node], Node], bound: frozenset[str]) -> Any:
+    """An argument that may be a lambda. Anywhere else ``a -> b`` looks the same in the tree, and is JSON's arrow."""
+    if value["class"] != "LAMBDA":
+        return _visit(value, replace, bound)
+    parameters = frozenset(node["column_names"][0].lower() for node in references(value["lhs"]))
+    return {**value, "expr": _visit(value["expr"], replace, bound | parameters)}
 
 
 def _reference(node: Node, scope: Scope, aliases: Mapping[str, Node]) -> Node:

@@ -100,6 +100,15 @@ FROM (SELECT *, y + 1 AS next, next * 2 AS plain FROM c WHERE next > 3) AS t"""
     assert node.lineage["plain"] == ("staging.flights.flight",)
 
 
+def test_an_arrow_of_json_is_not_a_lambda(tmp_path: Path) -> None:
+    sql = """SELECT payload AS p, p -> '$.a' AS a, list_transform(string_split(p ->> '$.l', ','), p -> p || code) AS l
+FROM staging.flights WHERE (p -> '$.b') IS NOT NULL"""
+    found = plan(tmp_path, {"core/t.sql": append(sql)})
+    assert not found.findings, texts(found)
+    s = "staging.flights."
+    assert found.nodes["core.t"].lineage == {"p": (f"{s}payload",), "a": (f"{s}payload",), "l": (f"{s}code", f"{s}payload")}
+
+
 def test_a_row_number_passes_on(tmp_path: Path) -> None:
     files = {
         "core/tag.sql": append("SELECT flight, unnest(tags) AS tag FROM staging.flights"),
