@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,26 @@ class PostgresSettings(_Section):
     dsn: SecretStr | None = None
 
 
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """librdkafka's names: ``sasl_password``, ``"sasl.password"`` and TOML's ``sasl.password`` are the same. Raises ValueError."""
+    for name, value in settings.items():
+        dotted = prefix + name.lower().replace("_", ".")  # librdkafka has names that end in .file: only _file is ours
+        if isinstance(value, dict):
+            yield from _flat(value, f"{dotted}.")
+        elif name.lower().endswith("_file"):
+            yield dotted.removesuffix(".file"), _secret(Path(str(value)))
+        else:
+            yield dotted, str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _secret(path: Path) -> str:
+    """What a file holds, without the line's end. Raises ValueError."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the file {path} cannot be read: {error}") from None
+
+
 class Settings(BaseSettings):
     """All settings. ``storage`` is the storage root: a folder (relative to the warehouse folder), or later an ``s3://`` URL."""
 
@@ -98,16 +119,7 @@ class Settings(BaseSettings):
     @field_validator("kafka", mode="before")
     @classmethod
     def _librdkafka_names(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        flat: dict[str, str] = {}
-        for name, setting in value.items():
-            file = name.lower().endswith("_file")
-            dotted = (name.lower().removesuffix("_file")).replace("_", ".")
-            flat[dotted] = (
-                Path(setting).read_text().strip() if file else str(setting).lower() if isinstance(setting, bool) else str(setting)
-            )
-        return flat
+        return dict(_flat(value)) if isinstance(value, dict) else value
 
     @classmethod
     def settings_customise_sources(
@@ -139,13 +151,15 @@ def load_settings(folder: Path) -> Settings:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsInvalid(f"{path} is not TOML", cause=str(error), next_step=f"correct {path}") from error
-    postgres = values.get("postgres", {})
-    if isinstance(postgres, dict) and "dsn_file" in postgres:
-        postgres["dsn"] = (folder / postgres.pop("dsn_file")).read_text().strip()
     try:
+        postgres = values.get("postgres", {})
+        if isinstance(postgres, dict) and "dsn_file" in postgres:
+            postgres["dsn"] = _secret(folder / postgres.pop("dsn_file"))
         return Settings(**values)
     except ValidationError as error:
         causes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False, include_url=False))
         variables = ", ".join(sorted(name for name in os.environ if name.startswith("KAPPA_")))
         where = f" or in the variables {variables}" if variables else ""
         raise SettingsInvalid(f"wrong settings in {path}{where}", cause=causes, next_step=f"correct {path}") from None
+    except ValueError as error:
+        raise SettingsInvalid(f"wrong settings in {path}", cause=str(error), next_step=f"correct {path}") from None

