@@ -175,6 +175,12 @@ class Owner:
         reach("after-commit")
         return info
 
+    def check(self) -> None:
+        """See whether the table is still this owner's. Raises Fenced, TableAltered, LedgerBroken."""
+        self._look("")
+        if self._newest is not self._record:
+            raise Fenced(self.address.name, self.epoch, self._newest.run, self._newest.epoch)
+
     def rewrite(self, work: Rewrite) -> CommitInfo:
         """Replace files by others that hold the same rows. Raises RewriteStale, Fenced, TableAltered, CommitFailed."""
         files = [file for file, _ in work.files]

@@ -178,12 +178,13 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._draft, self._piece = self._parts.files.draft(), None
 
     def _commit(self) -> None:
-        if not self._spans:
-            return
         why = self._parts.still_live()
         if why is not None:
             self._over = True
             self._control.end(self._table, why)
+            return
+        if not self._spans:
+            self._parts.owner.check()
             return
         files = self._finish()
         self._check_rows(files)

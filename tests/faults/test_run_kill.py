@@ -110,15 +110,15 @@ def test_killed_at_random(warehouse):
 
 
 def test_two_runs_at_once(warehouse):
-    """The newer run takes over; the older one stops, exit 1, and names it."""
+    """The newer run takes over; the older one stops, exit 1, and names it, also when nothing arrives any more."""
     warehouse.produce(0, ROUND)
     first = warehouse.start("run")
-    wait_for(lambda: committed(warehouse) > 0, first)
+    wait_for(lambda: committed(warehouse) == ROUND, first)
     second = warehouse.start("run")
-    warehouse.produce(ROUND, ROUND)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 1, output
     assert f"process {second.pid}" in output
+    warehouse.produce(ROUND, ROUND)
     wait_for(lambda: committed(warehouse) == 2 * ROUND, second)
     second.send_signal(signal.SIGTERM)
     output, _ = second.communicate(timeout=30)
