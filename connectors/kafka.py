@@ -24,9 +24,11 @@ from flows.control import RunControl
 from flows.errors import KappaError
 
 CONSUME_WAIT_S = 0.1
+FIRST_RECORDS = 16
 QUEUE_BATCHES = 2
 TELL_AGAIN_S = 30.0
 IDLE_CHECK_S = 5.0
+QUIET_MARK_S = 2.0
 IDLE_AFTER_S = 0.05
 IDLE_WAIT = timedelta(milliseconds=20)
 _FATAL = {
@@ -126,7 +128,7 @@ class Lane(StatelessSourcePartition[Batch]):
         try:
             batches = self._queue.get_nowait()
         except queue.Empty:
-            return self._still(mark=True) if self._due() else []
+            return self._still(mark=True) if self._due() or self._quiet() else []
         if batches is None:
             self._finished = True
             return [] if self._control.fatal else self._still(mark=True)
@@ -172,6 +174,10 @@ class Lane(StatelessSourcePartition[Batch]):
             or time.monotonic() - self._marked_at >= limits.commit_interval_s
         )
 
+    def _quiet(self) -> bool:
+        """Nothing to commit for a while: a mark all the same, so that the tables see who else has come to own or replace them."""
+        return time.monotonic() - self._marked_at >= max(self._limits.commit_interval_s, QUIET_MARK_S)
+
     def _mark(self, batch: Batch) -> Batch:
         self._rows = self._bytes = 0
         self._moved = False
@@ -205,7 +211,7 @@ class Lane(StatelessSourcePartition[Batch]):
         positions = dict(self._positions)
         open_partitions = {p for p in positions if ends is None or positions[p] < ends[p]}
         consumer.assign([TopicPartition(topic, p, positions[p]) for p in sorted(open_partitions)])
-        wanted = min(1000, self._limits.batch_rows)
+        wanted, record_bytes = min(FIRST_RECORDS, self._limits.batch_rows), 1  # how large records are is not known yet
         while open_partitions and not self._ended:
             messages = consumer.consume(wanted, CONSUME_WAIT_S)
             if not messages:
@@ -217,10 +223,12 @@ class Lane(StatelessSourcePartition[Batch]):
             if closed:
                 consumer.pause([TopicPartition(topic, p) for p in closed])
                 open_partitions -= closed
+            record_bytes = max(1, nbytes // len(messages), record_bytes // 2)  # large ones may come again
+            del messages  # not held while the queue is full
             if batches:
                 self._put(batches)
-            mean = max(1, nbytes // len(messages))
-            wanted = max(1, min(self._limits.batch_rows, self._limits.batch_bytes // mean, wanted * 4))
+                del batches
+            wanted = max(1, min(self._limits.batch_rows, self._limits.batch_bytes // record_bytes, wanted * 4))
 
     def _batches(
         self, consumer: Consumer, messages: list[Message], positions: dict[int, int], open_partitions: set[int]
