@@ -92,4 +92,3 @@ def _batch(messages: list[Message]) -> pa.RecordBatch:
         ],
         schema=RECORDS,
     )
-

@@ -6,9 +6,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flows.fingerprint import Definition, difference
-
 from flows.errors import KappaError, UsageError
+from flows.fingerprint import Definition, difference
 from flows.plan import Plan
 from sinks.catalog import Catalog, CatalogState, ordinal
 

@@ -51,11 +51,13 @@ def measure(root: str, commits: int, retention_s: float, interval_s: float) -> l
             time.sleep(interval_s)
         maintenance.finish(owner)
     table = DeltaTable(address.uri)
-    assert pa.table(table.get_add_actions()).column("num_records").to_pylist() and sum(
-        pa.table(table.get_add_actions()).column("num_records").to_pylist()
-    ) == commits
+    rows = pa.table(table.get_add_actions()).column("num_records").to_pylist()
+    assert sum(rows) == commits
     log = list((address.folder / "_delta_log").iterdir())
-    print(f"{table.version()} versions, {len(table.file_uris())} live files, {len(list(address.folder.glob('*.parquet')))} data files,", end=" ")
+    print(
+        f"{table.version()} versions, {len(table.file_uris())} live files, {len(list(address.folder.glob('*.parquet')))} data files,",
+        end=" ",
+    )
     print(f"{len(log)} log files, {sum('checkpoint.parquet' in path.name for path in log)} checkpoints")
     return took
 
@@ -70,7 +72,8 @@ def main() -> None:
         took = measure(str(Path(root)), args.commits, args.retention_s, args.interval_ms / 1000)
     means = {at: sum(took[at - 100 : at + 100]) / 200 * 1000 for at in AROUND if at + 100 <= len(took)}
     for at, mean in means.items():
-        print(f"mean of 200 commits around {at:>6,}: {mean:6.2f} ms, ratio {mean / means[AROUND[0]]:.2f}, worst {max(took[at - 100 : at + 100]) * 1000:.1f} ms")
+        worst = max(took[at - 100 : at + 100]) * 1000
+        print(f"mean of 200 commits around {at:>6,}: {mean:6.2f} ms, ratio {mean / means[AROUND[0]]:.2f}, worst {worst:.1f} ms")
 
 
 if __name__ == "__main__":

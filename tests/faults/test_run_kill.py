@@ -159,4 +159,3 @@ def wait_for(reached, process: subprocess.Popen[str], seconds: float = 60) -> No
             pytest.fail(f"the run ended with {process.returncode}:\n{process.communicate()[0]}")
         assert time.monotonic() < give_up, "the run did not get there"
         time.sleep(0.01)
-

@@ -27,6 +27,7 @@ from flows.plan import analyse, require
 from flows.project import load_project
 from sinks.address import TableAddress
 from sinks.files import FileWriter
+from sinks.history import newest
 from sinks.owner import Owner
 from sinks.sink import TableParts, TableSink
 from tests.memory import TOPIC, MemorySource, Record, split
@@ -149,13 +150,13 @@ def oracle(query: str, staged: pa.Table) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     log=logs(),
     cuts=st.lists(st.integers(1, 7), min_size=1, max_size=4),
     marks=st.lists(st.booleans(), min_size=1, max_size=4),
     workers=st.integers(1, 2),
-    crashes=st.lists(st.integers(0, 10), max_size=2),
+    crashes=st.lists(st.integers(0, 10), max_size=1),
 )
 def test_tables_equal_the_oracle(log, cuts, marks, workers, crashes):
     records = {partition: [record for record, _ in pairs] for partition, pairs in log.items()}
@@ -188,10 +189,12 @@ def test_tables_equal_the_oracle(log, cuts, marks, workers, crashes):
 
 def check_ledgers(root: str, log: dict[int, list[tuple[Record, Value]]]) -> None:
     """Every table's totals cover the log and balance."""
-    for name, definition in DEFINITIONS.items():
-        owner = Owner.claim(TableAddress(root, name, "0123456789ab-1"), definition.schema, definition.partition_by, RUN, LOG)
+    for name in DEFINITIONS:
+        commit = newest(TableAddress(root, name, "0123456789ab-1"))
+        assert commit is not None
+        assert commit.record is not None
         for partition, pairs in log.items():
-            total = owner.totals[TOPIC, partition]
+            total = commit.record.totals[TOPIC, partition]
             assert total.balanced
             assert (total.start, total.read) == (0, len(pairs)), name
             assert total.end == (pairs[-1][0].offset + 1 if pairs else 0)
