@@ -24,7 +24,7 @@ from flows.control import RunControl
 from flows.errors import KappaError
 
 CONSUME_WAIT_S = 0.1
-FIRST_RECORDS = 100
+FIRST_RECORDS = 16
 QUEUE_BATCHES = 2
 TELL_AGAIN_S = 30.0
 IDLE_CHECK_S = 5.0
@@ -228,7 +228,7 @@ class Lane(StatelessSourcePartition[Batch]):
             if batches:
                 self._put(batches)
                 del batches
-            wanted = 100
+            wanted = max(1, min(self._limits.batch_rows, self._limits.batch_bytes // record_bytes, wanted * 4))
 
     def _batches(
         self, consumer: Consumer, messages: list[Message], positions: dict[int, int], open_partitions: set[int]
