@@ -66,16 +66,14 @@ class Feed:
         vectors = [self.positions(fed) for fed in self.fed]
         return [Position(self.source.topic, p, min(v[p] for v in vectors if p in v)) for p in sorted({p for v in vectors for p in v})]
 
-    def check_positions(self) -> None:
-        """Raises PartitionsChanged, LogLost or LogCut before anything is read."""
-        topic, now = self.source.topic, frozenset(self.extent.low)
-        for fed in self.fed:
-            positions = self.positions(fed)
-            if frozenset(positions) != now:
-                held = [Position(topic, p, o) for p, o in sorted(positions.items())]
-                raise PartitionsChanged(topic, frozenset(positions), now, held)
-            for partition, offset in positions.items():
-                check_position(Position(topic, partition, offset), self.extent.low[partition], self.extent.high[partition])
+    def check_position(self, fed: Fed) -> None:
+        """Raises PartitionsChanged, LogLost or LogCut when the log no longer has what comes next for a table."""
+        topic, now, positions = self.source.topic, frozenset(self.extent.low), self.positions(fed)
+        if frozenset(positions) != now:
+            held = [Position(topic, p, o) for p, o in sorted(positions.items())]
+            raise PartitionsChanged(topic, frozenset(positions), now, held)
+        for partition, offset in positions.items():
+            check_position(Position(topic, partition, offset), self.extent.low[partition], self.extent.high[partition])
 
     def run(self, *, until: Mapping[int, int] | None, caught_up: Callable[[list[Fed]], None] = lambda tables: None) -> None:
         """Feed the tables up to ``until`` (None: until stopped). Those that lag catch up first, then ``caught_up`` is called."""

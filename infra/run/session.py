@@ -7,13 +7,13 @@ import socket
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import psutil
 from bytewax.dataflow import Dataflow
 
-from connectors.errors import TopicGone
+from connectors.errors import LogError, TopicGone
 from connectors.extent import extent
 from connectors.guard import LogGuard
 from connectors.topics import TopicMissing, ensure_topic
@@ -32,6 +32,7 @@ from infra.run.feed import Fed, Feed, run_all
 from infra.run.selection import Target, descendants, live_targets, rebuilt_targets, select
 from sinks.address import TableAddress
 from sinks.catalog import Catalog, CatalogState, TableEntry, ordinal
+from sinks.errors import LogChanged
 from sinks.history import newest
 from sinks.owner import CommitInfo, Owner
 
@@ -122,7 +123,7 @@ class Session:
     def _caught_up(self, tables: list[Fed]) -> None:
         self._publish([fed.target for fed in tables if not fed.target.live], "run")
 
-    def _open(self, targets: list[Target], pool: ThreadPoolExecutor) -> None:
+    def _open(self, targets: list[Target], pool: ThreadPoolExecutor, *, rebuild: bool = False) -> None:
         by_source: dict[str, list[Target]] = defaultdict(list)
         for target in targets:
             by_source[target.definition.source].append(target)
@@ -144,12 +145,26 @@ class Session:
                 still_live=self._still_live,
                 committed=self._committed,
             )
-            feed.fed = [Fed(target, self._claim(target, guard)) for target in mine]
+            feed.fed = [self._rebuilt(target, feed) if rebuild else self._fed(target, feed) for target in mine]
             guard.held = feed.held
             self._control.feed(target.name for target in mine)
-            feed.check_positions()
             self._say_where_new_ones_begin(feed)
             self.feeds.append(feed)
+
+    def _fed(self, target: Target, feed: Feed) -> Fed:
+        """Own a table. Raises LogChanged, and what ``Feed.check_position`` raises, when the log is not the one that it was built from."""
+        fed = Fed(target, self._claim(target, feed.guard))
+        feed.check_position(fed)
+        return fed
+
+    def _rebuilt(self, target: Target, feed: Feed) -> Fed:
+        """Own a generation beside the live one; one that was begun before the log changed is left behind for a new one."""
+        try:
+            return self._fed(target, feed)
+        except (LogChanged, LogError):
+            definition = target.definition
+            generation = self._catalog.new_generation(target.name, definition.fingerprint, definition.json)
+            return self._fed(replace(target, generation=generation), feed)
 
     def _say_where_new_ones_begin(self, feed: Feed) -> None:
         new = [fed.target.name for fed in feed.fed if not fed.owner.positions]
@@ -202,7 +217,7 @@ class Session:
         """Build the new generations up to the live ones' positions, swap them in one catalogue file, and keep them for feeding."""
         state = self._catalog.read()
         targets = rebuilt_targets(tables, self._definitions, self._catalog, state)
-        self._open(targets, pool)
+        self._open(targets, pool, rebuild=True)
         goals = {feed.source.name: self._goal(feed, state, accept_lost=accept_lost) for feed in self.feeds}
         run_all(self.feeds, lambda feed: feed.run(until=goals[feed.source.name]), self._control)
         if self._control.failures:
@@ -210,8 +225,9 @@ class Session:
             self._control.stop()
         if self._control.stopping:
             return
-        self._publish(targets, "run --rebuild")
-        self._control.notify(f"swapped {len(targets)} tables: {', '.join(target.name for target in targets)}")
+        built = [fed.target for feed in self.feeds for fed in feed.fed]
+        self._publish(built, "run --rebuild")
+        self._control.notify(f"swapped {len(built)} tables: {', '.join(target.name for target in built)}")
 
     def _goal(self, feed: Feed, state: CatalogState, *, accept_lost: bool) -> dict[int, int]:
         """The greatest positions that live generations have committed; without one, the log's stable end. Raises RebuildLosesRecords."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def test_a_topic_made_again_under_a_run(warehouse: Warehouse, admin: AdminClient
     assert "kappa run --rebuild --accept-lost" in said
     assert committed(warehouse.folder) == 300
     assert warehouse.rows("core.event") == before
+
+
+def test_a_rebuild_that_was_begun_on_another_topic_is_begun_anew(warehouse: Warehouse, admin: AdminClient) -> None:
+    caught_up(warehouse)
+    killed = warehouse.kappa("run", "--rebuild", "events", "--until-caught-up", status=None, KAPPA_FAULT="after-commit:3")
+    assert killed.returncode == -signal.SIGKILL
+    make_again(warehouse, admin, 800)
+    kappa(warehouse.folder, "run", "--rebuild", "--accept-lost", "events", "--until-caught-up")
+    assert committed(warehouse.folder) == 800
+    proved(warehouse)
 
 
 def test_a_topic_that_is_gone(warehouse: Warehouse, admin: AdminClient) -> None:
