@@ -44,6 +44,7 @@ def load(folder: Path, source: str, paths: tuple[str, ...], again: bool, as_json
     from connectors.files.paths import find_files
     from connectors.load import Loader, Watch
     from infra.addresses import resolve
+    from infra.collector import calm
     from infra.metadata import Mirror
 
     project = load_project(folder)
@@ -52,6 +53,7 @@ def load(folder: Path, source: str, paths: tuple[str, ...], again: bool, as_json
     definition = project.source(source)
     files = find_files(paths)
     addresses = resolve(project)
+    calm()
     results: list[Loaded] = []
     failures: list[KappaError] = []
     display = _Bar() if sys.stderr.isatty() else _Lines()
