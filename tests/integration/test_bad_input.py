@@ -80,13 +80,13 @@ def make(folder: Path, bootstrap: str, topic: str, null_values: str = "reject", 
     source = SOURCE.format(topic=topic, null_values=null_values, max_record_bytes=max_record_bytes)
     (folder / "sources/events.toml").write_text(source)
     (folder / "core/copy.sql").write_text(COPY)
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": "2"})
     admin.create_topics([NewTopic(topic, 1, 1, config={"max.message.bytes": str(20 * MIB)})])[topic].result(30)
     return Warehouse(folder, bootstrap, topic, 1)
 
 
 def send(warehouse: Warehouse, values: list[bytes | None]) -> None:
-    limits = {"message.max.bytes": 20 * MIB, "queue.buffering.max.kbytes": 64 * 1024}
+    limits = {"log_level": 2, "message.max.bytes": 20 * MIB, "queue.buffering.max.kbytes": 64 * 1024}
     producer = Producer({"bootstrap.servers": warehouse.bootstrap, **limits})
     for number, value in enumerate(values):
         producer.produce(warehouse.topic, value, key=b'{"id": %d}' % number)

@@ -28,7 +28,7 @@ def warehouse(kafka, topic_name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def admin(kafka) -> AdminClient:
-    return AdminClient(kafka.config)
+    return AdminClient({**kafka.config, "log_level": "2"})
 
 
 def caught_up(warehouse: Warehouse) -> None:
@@ -176,7 +176,7 @@ def add_partition(warehouse: Warehouse, admin: AdminClient) -> None:
 
 def test_transactions_open_and_aborted(warehouse: Warehouse) -> None:
     """Until caught up ends at the last stable offset; what lies behind an open transaction comes with a later run."""
-    producer = Producer({"bootstrap.servers": warehouse.bootstrap, "transactional.id": warehouse.topic})
+    producer = Producer({"bootstrap.servers": warehouse.bootstrap, "transactional.id": warehouse.topic, "log_level": 2})
     producer.init_transactions(30)
     for number in range(6):
         producer.begin_transaction()
