@@ -53,6 +53,8 @@ def masked(text: str) -> str:
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A shell in which ``kappa`` is on the PATH and no settings are given; the servers are stopped at the end."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KAPPA_") or name == "KAPPA_CACHE_DIR"}
+    for name in ("COLUMNS", "LINES"):  # what is printed follows the width of the terminal, and there is none
+        clean.pop(name, None)
     environment = {**clean, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     yield environment
     if (tmp_path / "shop").exists():

@@ -93,7 +93,7 @@ def test_tables(folder: Path) -> None:
     failed_first = {**report, "tables": sorted(report["tables"], key=lambda table: table["state"])}
     same_shape(example("kappa tables --json"), failed_first)
     text = kappa(folder, "tables")
-    assert re.search(r"staging\.events +append +16 +\S+ kB +1 +unknown +\d+ s ago +live", text)
+    assert re.search(r"staging\.events +append +16 +\S+ kB +1 +unknown +\d+ \S+ ago +live", text)
     assert "core.tag failed: rule broken" in text
     assert "next: kappa run" in text
     assert "lag is unknown: Kafka is not running" in text
