@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -25,6 +26,7 @@ from flows.errors import KappaError
 
 CONSUME_WAIT_S = 0.1
 FIRST_RECORDS = 16
+CHUNK_RECORDS = 2_000
 QUEUE_BATCHES = 2
 TELL_AGAIN_S = 30.0
 IDLE_CHECK_S = 5.0
@@ -203,6 +205,8 @@ class Lane(StatelessSourcePartition[Batch]):
             self._control.abort(error)
         except KafkaException as error:
             self._control.abort(KafkaFailed(f"reading topic {self._source.topic} failed", str(error.args[0])))
+        except Exception as error:  # noqa: BLE001 - a lane that dies must not look like one that has read everything
+            self._control.abort(KafkaFailed(f"reading topic {self._source.topic} broke off", f"{type(error).__name__}: {error}"))
         finally:
             self._put(None)
 
@@ -213,33 +217,50 @@ class Lane(StatelessSourcePartition[Batch]):
         consumer.assign([TopicPartition(topic, p, positions[p]) for p in sorted(open_partitions)])
         wanted, record_bytes = min(FIRST_RECORDS, self._limits.batch_rows), 1  # how large records are is not known yet
         while open_partitions and not self._ended:
-            messages = consumer.consume(wanted, CONSUME_WAIT_S)
-            if not messages:
+            parts, events, count = self._gather(consumer, wanted)
+            if not count:
                 self._ask_when_idle()
                 continue
             self._heard_from_log_at = time.monotonic()
-            batches, nbytes = self._batches(consumer, messages, positions, open_partitions)
+            nbytes = sum(part.records.nbytes for part in parts)
+            batches = self._batches(consumer, parts, events, positions, open_partitions)
             closed = {p for p in open_partitions if ends is not None and positions[p] >= ends[p]}
             if closed:
                 consumer.pause([TopicPartition(topic, p) for p in closed])
                 open_partitions -= closed
-            record_bytes = max(1, nbytes // len(messages), record_bytes // 2)  # large ones may come again
-            del messages  # not held while the queue is full
+            record_bytes = max(1, nbytes // count, record_bytes // 2)  # large ones may come again
+            del parts  # not held while the queue is full
             if batches:
                 self._put(batches)
                 del batches
             wanted = max(1, min(self._limits.batch_rows, self._limits.batch_bytes // record_bytes, wanted * 4))
 
+    def _gather(self, consumer: Consumer, wanted: int) -> tuple[list[Run], list[Message], int]:
+        """Up to ``wanted`` messages that are there: a Run a partition, the events, and how many messages they were.
+
+        A chunk at a time, because making messages and columns holds Python's lock, and whoever decodes waits for it.
+        """
+        gathered: dict[int, list[pa.RecordBatch]] = {}
+        events: list[Message] = []
+        count, chunk = 0, min(wanted, CHUNK_RECORDS)
+        while count < wanted:
+            messages = consumer.consume(chunk, CONSUME_WAIT_S)
+            parts, more = runs(messages) if messages else ([], [])
+            for part in parts:
+                gathered.setdefault(part.partition, []).append(part.records)
+            events += more
+            count += len(messages)
+            if len(messages) < chunk or more:
+                break
+        return [Run(partition, pa.concat_batches(pieces)) for partition, pieces in gathered.items()], events, count
+
     def _batches(
-        self, consumer: Consumer, messages: list[Message], positions: dict[int, int], open_partitions: set[int]
-    ) -> tuple[list[Batch], int]:
-        """Batches in partition order of arrival, and their bytes; moves ``positions``."""
+        self, consumer: Consumer, parts: list[Run], events: list[Message], positions: dict[int, int], open_partitions: set[int]
+    ) -> list[Batch]:
+        """Batches in partition order of arrival; moves ``positions``."""
         topic, ends = self._source.topic, self._source.ends
         batches: list[Batch] = []
-        nbytes = 0
-        parts, events = runs(messages)
         for part in parts:
-            nbytes += part.records.nbytes
             if part.partition in open_partitions:
                 batch = part.batch(topic, positions[part.partition], ends[part.partition] if ends is not None else None)
                 if batch.end > batch.start:
@@ -253,7 +274,7 @@ class Lane(StatelessSourcePartition[Batch]):
                 if end > positions[partition]:
                     batches.append(Run.empty(topic, partition, positions[partition], end))
                     positions[partition] = end
-        return batches, nbytes
+        return batches
 
     def _event(self, event: Message, positions: Mapping[int, int], consumer: Consumer) -> int | None:
         """The position of an end-of-partition event; None for what librdkafka mends itself. Raises for what it cannot."""

@@ -7,7 +7,7 @@ space of pyarrow's defaults, and was no slower than snappy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -165,10 +165,12 @@ class DataFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._writer.close()
         if kind is not None:
-            self._path.unlink()
+            with suppress(Exception):  # what could not be written (a full disk) cannot be closed either
+                self._writer.close()
+            self._path.unlink(missing_ok=True)
             return
+        self._writer.close()
         if self._durable:
             sync(self._path)
             sync(self._path.parent)

@@ -118,12 +118,12 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
 
     def close(self) -> None:
         """Delete what no commit names, and give maintenance its end."""
-        self._discard()
-        if self._parts.maintenance is not None and not self._is_over():
-            try:
+        try:
+            self._discard()
+            if self._parts.maintenance is not None and not self._is_over():
                 self._parts.maintenance.finish(self._parts.owner)
-            except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
-                self._stop_for(error)
+        except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
+            self._stop_for(error)
 
     def _is_over(self) -> bool:
         return self._over or self._control.fatal is not None
@@ -216,8 +216,8 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._over = True
         failure = replace(failure, table=self._table)
         self._control.fail(failure)
-        self._discard()
         try:
+            self._discard()
             self._parts.owner.fail(failure)
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             if isinstance(error, KappaError) and error.stops_run:

@@ -84,8 +84,9 @@ class Feed:
             self.flow(lagging, most)
             if not self.control.stopping:
                 caught_up([fed for fed in lagging if fed.target.name not in self.control.failures])
-        if not self.control.stopping:
-            self.flow(self.fed, until)
+        going = [fed for fed in self.fed if fed.target.name not in self.control.failures]
+        if going and not self.control.stopping:
+            self.flow(going, until)
 
     def flow(self, tables: list[Fed], until: Mapping[int, int] | None) -> None:
         """Run one dataflow to its end, in this thread."""

@@ -60,6 +60,17 @@ class RebuildLosesRecords(KappaError):
         )
 
 
+class Overtaken(KappaError):
+    """A later generation went live while this one was built."""
+
+    def __init__(self, target: Target, live: str) -> None:
+        super().__init__(
+            f"{target.name}: generation {target.generation} is not swapped in",
+            cause=f"generation {live}, which is newer, went live meanwhile",
+            next_step=f"kappa show {target.name}; kappa run feeds what is live",
+        )
+
+
 class Session:
     """One run of a warehouse in this process."""
 
@@ -224,6 +235,8 @@ class Session:
             self._control.notify("nothing is swapped, because a table failed; what is built so far is gone on with by the next rebuild")
             self._control.stop()
         if self._control.stopping:
+            if self._control.fatal is None:
+                self._control.notify("stopped before the swap: the live generations are as they were; the same command goes on from here")
             return
         built = [fed.target for feed in self.feeds for fed in feed.fed]
         self._publish(built, "run --rebuild")
@@ -257,6 +270,10 @@ class Session:
         views = {name: view.sql for name, view in self._plan.views.items()}
 
         def change(state: CatalogState) -> CatalogState:
+            for target in targets:
+                was = state.tables.get(target.name)
+                if was is not None and ordinal(was.generation) > ordinal(target.generation):
+                    raise Overtaken(target, was.generation)
             entries = {t.name: TableEntry(t.definition.kind, t.generation, TableAddress("", t.name, t.generation).path) for t in targets}
             return state.replace(tables={**state.tables, **entries}, views=views)
 
