@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ import pytest
 from infra.stack.local import LocalStack
 
 HEAP_MB = 384
+
+
+for size in ("COLUMNS", "LINES"):  # what is printed follows the terminal's size: here there is none, also in a worker of pytest-xdist
+    os.environ.pop(size, None)
 
 
 @dataclass(frozen=True)
