@@ -55,12 +55,14 @@ class RowProducer:
         self._topic = topic
         self._uri = uri
         self._problem = ""
+        self._fatal = False
         self._open = False
         self._producer = Producer(producer_config(config, transactional_id, max_message_bytes, self._note))
         self._patiently(self._producer.init_transactions)
 
     def _note(self, error: KafkaError) -> None:
         self._problem = error.str()
+        self._fatal |= error.fatal()  # what is called afterwards only says that the producer is in no state to work
 
     def send(self, chunk: Chunk, first_row: int, load: str) -> None:
         """Queue a chunk's rows; the first one has the 1-based number ``first_row``. Opens a transaction if none is."""
@@ -133,9 +135,10 @@ class RowProducer:
                     raise self._failure(error) from error
 
     def _failure(self, error: KafkaException) -> KappaError:
+        self._producer.poll(0)  # hear of a fatal error, if that is behind it
         problem = error.args[0]
-        if problem.code() in _FENCED or problem.fatal():
-            return LoadFenced(self._uri, problem.str())
+        if problem.code() in _FENCED or problem.fatal() or problem.code() == KafkaError._FATAL or self._fatal:
+            return LoadFenced(self._uri, "; ".join(dict.fromkeys(filter(None, (problem.str(), self._problem)))))
         return LoadFailed(self._uri, "; ".join(dict.fromkeys(filter(None, (problem.str(), self._problem)))))
 
 
