@@ -250,9 +250,12 @@ class Lane(StatelessSourcePartition[Batch]):
                 gathered.setdefault(part.partition, []).append(part.records)
             events += more
             count += len(messages)
-            if len(messages) < chunk or more:
+            last = len(messages) < chunk or bool(more)
+            del messages, parts  # large records are not held twice
+            if last:
                 break
-        return [Run(partition, pa.concat_batches(pieces)) for partition, pieces in gathered.items()], events, count
+        whole = {partition: pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces) for partition, pieces in gathered.items()}
+        return [Run(partition, records) for partition, records in whole.items()], events, count
 
     def _batches(
         self, consumer: Consumer, parts: list[Run], events: list[Message], positions: dict[int, int], open_partitions: set[int]
