@@ -23,9 +23,10 @@ from connectors.records import Run, runs
 from flows.batch import Batch, Position
 from flows.control import RunControl
 from flows.errors import KappaError
+from flows.memory import are_large, give_back
 
 CONSUME_WAIT_S = 0.1
-FIRST_RECORDS = 16
+FIRST_RECORDS = 1  # until it is known how large they are
 CHUNK_RECORDS = 2_000
 QUEUE_BATCHES = 2
 TELL_AGAIN_S = 30.0
@@ -160,6 +161,8 @@ class Lane(StatelessSourcePartition[Batch]):
             self._bytes += batch.records.nbytes
             progress.records += batch.records.num_rows
             progress.nbytes += batch.records.nbytes
+        if any(are_large(batch.records) for batch in batches):
+            give_back()
         self._moved = True
         self._source.emitted_at = time.monotonic()
         if self._source.guard is not None:
@@ -215,7 +218,7 @@ class Lane(StatelessSourcePartition[Batch]):
         positions = dict(self._positions)
         open_partitions = {p for p in positions if ends is None or positions[p] < ends[p]}
         consumer.assign([TopicPartition(topic, p, positions[p]) for p in sorted(open_partitions)])
-        wanted, record_bytes = min(FIRST_RECORDS, self._limits.batch_rows), 1  # how large records are is not known yet
+        wanted, record_bytes = FIRST_RECORDS, 1
         while open_partitions and not self._ended:
             parts, events, count = self._gather(consumer, wanted)
             if not count:
@@ -242,12 +245,13 @@ class Lane(StatelessSourcePartition[Batch]):
         """
         gathered: dict[int, list[pa.RecordBatch]] = {}
         events: list[Message] = []
-        count, chunk = 0, min(wanted, CHUNK_RECORDS)
-        while count < wanted:
+        count, nbytes, chunk = 0, 0, min(wanted, CHUNK_RECORDS)
+        while count < wanted and nbytes < self._limits.batch_bytes:
             messages = consumer.consume(chunk, CONSUME_WAIT_S)
             parts, more = runs(messages) if messages else ([], [])
             for part in parts:
                 gathered.setdefault(part.partition, []).append(part.records)
+                nbytes += part.records.nbytes
             events += more
             count += len(messages)
             last = len(messages) < chunk or bool(more)

@@ -7,10 +7,11 @@ space of pyarrow's defaults, and was no slower than snappy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.memory import are_large
 from sinks.address import TableAddress
 from sinks.log import Action
 from sinks.stats import FileStats
@@ -28,6 +30,7 @@ from sinks.storage import sync
 # A column with more distinct values is written plain. Measured on 150,000 typed rows of mostly distinct values: a third of the CPU and two
 # thirds of the size that the default of 1 MiB costs; for columns that do repeat nothing changes.
 DICTIONARY_BYTES = 64 * 1024
+_LARGE_ROWS = Lock()  # one file at a time: encoding a value takes seven times its bytes (measured)
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -158,8 +161,9 @@ class DataFile:
 
     def write(self, rows: pa.Table) -> None:
         """Append rows as one row group."""
-        self._stats.add(rows)
-        self._writer.write_table(rows)
+        with _LARGE_ROWS if are_large(rows) else nullcontext():
+            self._stats.add(rows)
+            self._writer.write_table(rows)
 
     def __enter__(self) -> DataFile:
         return self

@@ -21,7 +21,7 @@ from flows.stage import buffers, columns
 from flows.stage.buffers import Mask
 from flows.stage.columns import Doubt, either
 from flows.stage.document import MAX_DEPTH
-from flows.stage.kinds import Kind, List, Scalar, Struct, holds_json, kind_of
+from flows.stage.kinds import Kind, List, Scalar, Struct, field_names, holds_json, is_escaped, kind_of
 from flows.stage.raw import Originals, RawReader, json_texts
 from flows.stage.suspects import Witness
 
@@ -63,11 +63,14 @@ class BlockReader:
     def possible(source: Source) -> bool:
         """Whether this path can read the source at all: not without a typed column, nor with original text below a struct or list.
 
-        Nor with decimals in the JSON text of a csv cell, for which the reader would take a string.
+        Nor with decimals in the JSON text of a csv cell, for which the reader would take a string, nor with a field's name that JSON
+        escapes, which the witness does not take.
         """
         kinds = [kind_of(column) for column in source.columns.values()]
         nested = [kind for kind in kinds if not isinstance(kind, Scalar)]
         if source.format == "csv" and any(_holds(kind, number) for kind in nested for number in ("decimal", "hugeint")):
+            return False
+        if any(is_escaped(name) for kind in nested for name in field_names(kind)):
             return False
         return not all(map(holds_json, kinds)) and not any(map(holds_json, nested)) and all(map(str.isidentifier, source.columns))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -88,3 +88,18 @@ def holds_json(kind: Kind) -> bool:
     if isinstance(kind, Struct):
         return any(map(holds_json, kind.fields.values()))
     return holds_json(kind.item) if isinstance(kind, List) else kind.name == "json"
+
+
+def field_names(kind: Kind) -> Iterator[str]:
+    """The names of all fields within a struct or list."""
+    if isinstance(kind, List):
+        yield from field_names(kind.item)
+    elif isinstance(kind, Struct):
+        for name, field in kind.fields.items():
+            yield name
+            yield from field_names(field)
+
+
+def is_escaped(name: str) -> bool:
+    """Whether JSON cannot hold the name as it is."""
+    return any(letter in '\\"' or letter < " " for letter in name)

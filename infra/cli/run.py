@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHOW_EVERY_S = 5.0
 M_MMAP_THRESHOLD = -3  # of malloc.h
-LARGE_BYTES = 8 * 1024 * 1024
+LARGE_BYTES = 1024 * 1024
 Say = Callable[[dict[str, object], str], None]
 
 
