@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from connectors.files.input import InputFile
@@ -199,6 +199,7 @@ JSON = st.recursive(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(st.dictionaries(st.sampled_from(["a", "b", "Date", "x y"]), JSON, min_size=1), min_size=1, max_size=4))
+@example(rows=[{"a": {'q"': False}}])  # a name that JSON escapes
 def test_any_json_passes_the_contract_that_is_proposed(rows: list[dict[str, Any]]) -> None:
     rows = [{"id": index, **row} for index, row in enumerate(rows)]
     with tempfile.TemporaryDirectory() as folder:
