@@ -33,7 +33,7 @@ TELL_AGAIN_S = 30.0
 IDLE_CHECK_S = 5.0
 QUIET_MARK_S = 2.0
 IDLE_AFTER_S = 0.05
-IDLE_WAIT = timedelta(milliseconds=20)
+IDLE_WAIT_MAX_S = 0.2
 _FATAL = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
@@ -138,10 +138,13 @@ class Lane(StatelessSourcePartition[Batch]):
         return self._emit(batches)
 
     def next_awake(self) -> datetime | None:
-        """At once while any lane of the topic has data, since epochs run in lockstep; a little later when all are idle."""
-        if time.monotonic() - self._source.emitted_at < IDLE_AFTER_S:
+        """At once while any lane of the topic has data, since epochs run in lockstep; the longer all are idle, the later, since a look
+        into an empty queue closes an epoch of every table.
+        """
+        idle_s = time.monotonic() - self._source.emitted_at
+        if idle_s < IDLE_AFTER_S:
             return None
-        return datetime.now(UTC) + IDLE_WAIT
+        return datetime.now(UTC) + timedelta(seconds=min(idle_s / 10, IDLE_WAIT_MAX_S))
 
     def close(self) -> None:
         self._closing.set()
