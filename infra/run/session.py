@@ -115,7 +115,7 @@ class Session:
             if request.rebuild:
                 self._rebuild(descendants(tables, self._definitions), pool, accept_lost=request.accept_lost)
             else:
-                self._open_live(tables, pool)
+                self._open_live(tables, pool, everything=not request.names)
             if not self._control.stopping:
                 run_all(
                     self.feeds,
@@ -125,11 +125,11 @@ class Session:
 
     # --- opening
 
-    def _open_live(self, tables: list[str], pool: ThreadPoolExecutor) -> None:
+    def _open_live(self, tables: list[str], pool: ThreadPoolExecutor, *, everything: bool = False) -> None:
         targets = live_targets(tables, self._definitions, self._catalog)
         self._open(targets, pool)
         waiting = {fed.target.name for feed in self.feeds for fed in feed.lagging()}
-        self._publish([target for target in targets if not target.live and target.name not in waiting], "run")
+        self._publish([target for target in targets if not target.live and target.name not in waiting], "run", forget=everything)
 
     def _caught_up(self, tables: list[Fed]) -> None:
         self._publish([fed.target for fed in tables if not fed.target.live], "run")
@@ -265,20 +265,30 @@ class Session:
 
     # --- what the sinks call
 
-    def _publish(self, targets: list[Target], by: str) -> None:
-        """One catalogue file with all of ``targets`` and the folder's views; none when nothing changes."""
+    def _publish(self, targets: list[Target], by: str, *, forget: bool = False) -> None:
+        """One catalogue file with all of ``targets`` and the folder's views; none when nothing changes.
+
+        ``forget``: without the tables that the folder defines no more, because their last versions would hold back the cut of their source.
+        """
         views = {name: view.sql for name, view in self._plan.views.items()}
+        gone: dict[str, TableEntry] = {}
 
         def change(state: CatalogState) -> CatalogState:
+            nonlocal gone
             for target in targets:
                 was = state.tables.get(target.name)
                 if was is not None and ordinal(was.generation) > ordinal(target.generation):
                     raise Overtaken(target, was.generation)
+            gone = {name: entry for name, entry in state.tables.items() if forget and name not in self._definitions}
+            kept = {name: entry for name, entry in state.tables.items() if name not in gone}
             entries = {t.name: TableEntry(t.definition.kind, t.generation, TableAddress("", t.name, t.generation).path) for t in targets}
-            return state.replace(tables={**state.tables, **entries}, views=views)
+            return state.replace(tables={**kept, **entries}, views=views)
 
         state = self._catalog.publish(change, by=f"{by}, {self._run}")
         self._mirror.catalogue(state)
+        if gone:
+            where = ", ".join(f"{name} (its data stays in {entry.path})" for name, entry in gone.items())
+            self._control.notify(f"no file defines these tables any more, so they left the catalogue: {where}")
 
     def _still_live(self, fed: Fed) -> str | None:
         entry = self._catalog.read().tables.get(fed.target.name)

@@ -158,6 +158,30 @@ def test_a_table_that_comes_later_catches_up_and_joins(caught_up: Warehouse) -> 
     assert not audit(caught_up.folder, "--full")
 
 
+def test_a_table_without_a_definition_leaves_the_catalogue(caught_up: Warehouse) -> None:
+    """It stays until a run of everything, which names it; its data stays too, and the cut goes on without it."""
+    folder, before = caught_up.folder, caught_up.catalogue()["tables"]
+    (folder / "core/child.sql").rename(folder / "core/heir.sql")
+    caught_up.produce(EVENTS + 1, 100)
+    assert "left the catalogue" not in kappa(folder, "run", "core.tag", "--until-caught-up")
+    assert set(caught_up.catalogue()["tables"]) == set(before)
+    said = kappa(folder, "run", "--until-caught-up")
+    gone = {"core.child", "core.child__rejected"}
+    (notice,) = [line for line in said.splitlines() if "left the catalogue" in line]
+    assert all(f"{name} (its data stays in {before[name]['path']})" in notice for name in gone)
+    assert set(caught_up.catalogue()["tables"]) == set(before) - gone | {"core.heir", "core.heir__rejected"}
+    assert (folder / "data" / before["core.child"]["path"]).is_dir()
+    with Reader.open(folder) as reader:
+        assert reader.sql("SELECT count(*) AS n FROM raw.events").arrow().to_pylist() == [{"n": EVENTS + 100}]
+    assert "left the catalogue" not in kappa(folder, "run", "--until-caught-up")
+    assert not audit(folder, "--full")
+    (folder / "core/child.sql").write_text(CHILD)  # given back: it goes on where it stood
+    kappa(folder, "run", "--until-caught-up")
+    assert caught_up.catalogue()["tables"]["core.child"] == before["core.child"]
+    assert [row["id"] for row in caught_up.rows("core.child")] == [row["id"] for row in caught_up.rows("core.heir")]
+    assert not audit(folder, "--full")
+
+
 def fail_when(warehouse: Warehouse, amount: int) -> None:
     rule = f'[rules.sane]\ncheck = "amount < {amount}"\non_failure = "fail"\n'
     source = SOURCE.format(topic=warehouse.topic, partitions=2).replace("amount < 1000000", "amount < 9000000")
