@@ -22,13 +22,14 @@ from flows.contract import Source
 from flows.control import RunControl
 from flows.errors import KappaError
 from flows.fingerprint import Definition, definitions
-from flows.ledger import RunIdentity, Span
+from flows.ledger import RunIdentity
 from flows.plan import analyse, require
 from flows.project import Project
 from infra.addresses import resolve
 from infra.metadata import Mirror
 from infra.run.budget import share
 from infra.run.feed import Fed, Feed, run_all
+from infra.run.rebuild import reach_live, refuse_loss
 from infra.run.selection import Target, descendants, live_targets, rebuilt_targets, select
 from sinks.address import TableAddress
 from sinks.catalog import Catalog, CatalogState, TableEntry, ordinal
@@ -47,17 +48,6 @@ class Request:
     until_caught_up: bool = False
     rebuild: bool = False
     accept_lost: bool = False
-
-
-class RebuildLosesRecords(KappaError):
-    """The log begins above where the live generation began: a rebuild would lose rows."""
-
-    def __init__(self, table: str, lost: list[str]) -> None:
-        super().__init__(
-            f"a rebuild of {table} would lose records",
-            cause=f"the live generation holds positions that the topic no longer has: {', '.join(lost)}",
-            next_step="restore the topic; or accept the loss: kappa run --rebuild --accept-lost " + table,
-        )
 
 
 class Overtaken(KappaError):
@@ -229,8 +219,9 @@ class Session:
         state = self._catalog.read()
         targets = rebuilt_targets(tables, self._definitions, self._catalog, state)
         self._open(targets, pool, rebuild=True)
-        goals = {feed.source.name: self._goal(feed, state, accept_lost=accept_lost) for feed in self.feeds}
-        run_all(self.feeds, lambda feed: feed.run(until=goals[feed.source.name]), self._control)
+        for feed in self.feeds if not accept_lost else ():
+            refuse_loss(feed, state)
+        reach_live(self.feeds, state, self._control)
         if self._control.failures:
             self._control.notify("nothing is swapped, because a table failed; what is built so far is gone on with by the next rebuild")
             self._control.stop()
@@ -241,27 +232,6 @@ class Session:
         built = [fed.target for feed in self.feeds for fed in feed.fed]
         self._publish(built, "run --rebuild")
         self._control.notify(f"swapped {len(built)} tables: {', '.join(target.name for target in built)}")
-
-    def _goal(self, feed: Feed, state: CatalogState, *, accept_lost: bool) -> dict[int, int]:
-        """The greatest positions that live generations have committed; without one, the log's stable end. Raises RebuildLosesRecords."""
-        goal = dict.fromkeys(feed.extent.low, 0)
-        for fed in feed.fed:
-            entry = state.tables.get(fed.target.name)
-            if entry is None:
-                continue
-            last = newest(TableAddress(self._project.storage, fed.target.name, entry.generation))
-            if last is None or last.record is None:
-                continue
-            same_log = last.record.log == feed.guard.identity
-            lost = []
-            for (topic, partition), span in last.record.totals.items():
-                held = (feed.extent.low[partition], feed.extent.high[partition]) if same_log and partition in goal else (0, 0)
-                lost += [f"{topic}/{partition}/{start}..{end}" for start, end in _outside(span, *held)]
-                if same_log and partition in goal:
-                    goal[partition] = max(goal[partition], min(span.end, held[1]))
-            if lost and not accept_lost:
-                raise RebuildLosesRecords(fed.target.name, lost)
-        return goal if any(goal.values()) else dict(feed.extent.stable)
 
     # --- what the sinks call
 
@@ -300,11 +270,6 @@ class Session:
 
     def _committed(self, fed: Fed, info: CommitInfo) -> None:
         self._mirror.commit(fed.target.name, fed.target.generation, info)
-
-
-def _outside(span: Span, low: int, high: int) -> list[tuple[int, int]]:
-    """What of a span lies outside of the offsets ``[low, high)`` that a log holds."""
-    return [(start, end) for start, end in ((span.start, min(low, span.end)), (max(high, span.start), span.end)) if start < end]
 
 
 def _has_ended(run: RunIdentity) -> bool:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.run import rebuild
+from infra.run.feed import Fed, Feed
 from sinks import Warehouse as Reader
+from sinks.snapshot import take_snapshot
 from tests.inprocess import Running, audit, kappa, wait_until
-from tests.warehouse import EVENT, SOURCE, Warehouse
+from tests.warehouse import EVENT, SOURCE, Warehouse, event, valid
 
 pytestmark = pytest.mark.slow
 RUN = """
@@ -116,6 +120,47 @@ def test_a_rebuild_killed_in_the_middle_is_resumed(caught_up: Warehouse) -> None
     assert catalogues(caught_up) == files + 1
     assert len(list((caught_up.folder / "data/core/event").iterdir())) == 2, "it went on with the generation that was begun"
     assert kinds(caught_up) == {"k"}
+    assert not audit(caught_up.folder, "core.event", "core.child", "--full")
+
+
+@pytest.mark.parametrize("rounds", [1, 10])
+def test_readers_do_not_go_back_at_a_swap_beside_a_live_run(caught_up: Warehouse, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    """Records arrive and are committed by the other run while a round is built; when it does so in every round, the rebuild says so."""
+    feeding: list[int] = []
+
+    def slow_flow(feed: Feed, tables: list[Fed], until: Mapping[int, int] | None) -> None:
+        flow(feed, tables, until)
+        if until is not None and len(feeding) < 3:
+            first = EVENTS + 1 + 50 * len(feeding)
+            feeding.append(first)
+            caught_up.produce(first, 50)
+            wait_until(lambda: live.control.fatal or len(caught_up.rows("core.event")) == accepted(first + 49))
+
+    def accepted(last: int) -> int:
+        rows = (valid(event(number)) for number in range(1, last + 1))
+        return sum(row is not None and row["id"] % 5 != 0 for row in rows)
+
+    def cut() -> int:
+        return sum(take_snapshot(str(caught_up.folder / "data")).cut.vectors[caught_up.topic].values())
+
+    flow = Feed.flow
+    old = generations(caught_up)
+    with Running(caught_up.folder) as live:
+        wait_until(live.is_reading)
+        change(caught_up)
+        monkeypatch.setattr(Feed, "flow", slow_flow)
+        monkeypatch.setattr(rebuild, "ROUNDS", rounds)
+        with Running(caught_up.folder, "core.event", rebuild=True) as other:
+            before = 0
+            while generations(caught_up) == old:
+                before = max(before, cut())
+            assert not live.control.fatal, live.control.fatal
+            back = [line for line in other.notices if "takes readers back" in line]
+            if rounds == 1:
+                assert "by 50 offsets" in back[0]
+            else:
+                assert not back
+                assert (len(feeding), cut(), before) == (3, EVENTS + 150, EVENTS + 150)
     assert not audit(caught_up.folder, "core.event", "core.child", "--full")
 
 
