@@ -7,11 +7,12 @@ counts and never subtracts (DESIGN invariant I3).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from flows.errors import KappaError
 from flows.types import UTC_MICROSECONDS
 
 HEADERS = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", pa.binary())]))
@@ -125,6 +126,19 @@ class Failure:
     cause: str
     positions: tuple[str, ...]
     next_step: str
+
+    @classmethod
+    def of(cls, table: str, error: Exception, positions: tuple[str, ...] = ()) -> Failure:
+        """What an error means for a table."""
+        if isinstance(error, KappaError):
+            cause, next_step = error.what + (f": {error.cause}" if error.cause else ""), error.next_step or "kappa run"
+        else:
+            cause, next_step = f"{type(error).__name__}: {error}", "kappa run tries it again from the table's checkpoint"
+        return cls(table, cause, positions, next_step)
+
+    def inherited_by(self, table: str) -> Failure:
+        """What it means for a table that derives from the failed one."""
+        return replace(self, table=table, cause=f"its upstream {self.table} failed: {self.cause}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from flows.batch import Failure
 from flows.errors import KappaError
@@ -13,7 +13,8 @@ class RunControl:
     """Shared by every source and sink partition of a run; all methods may be called from any thread.
 
     ``stop``: commit what is whole, then end. ``abort``: end now and commit nothing more (fenced, log identity, fatal Kafka errors).
-    ``fail``, ``end``: one table's branch has ended; the others go on, and the run stops when there are none.
+    ``fail``: a table's branch has ended, and those of the tables that derive from it. ``end``: one table's branch has ended. The others go
+    on, and the run stops when there are none.
     """
 
     def __init__(self, notify: Callable[[str], None] = lambda line: None) -> None:
@@ -21,11 +22,11 @@ class RunControl:
         self._stopping = threading.Event()
         self._fatal: KappaError | None = None
         self._failures: dict[str, Failure] = {}
-        self._feeding: set[str] = set()
+        self._feeding: dict[str, str | None] = {}
         self.notify = notify
 
-    def feed(self, tables: Iterable[str]) -> None:
-        """Tables that the run feeds: when the branches of all of them have ended, the run stops."""
+    def feed(self, tables: Mapping[str, str | None]) -> None:
+        """Tables that the run feeds, each with the one that it derives from. When the branches of all have ended, the run stops."""
         with self._lock:
             self._feeding.update(tables)
 
@@ -52,13 +53,17 @@ class RunControl:
         return self._fatal
 
     def fail(self, failure: Failure) -> bool:
-        """Record a failed table. Returns False when it had failed already."""
+        """Record a failed table, and that those which derive from it fail too. Returns False when it had failed already."""
         with self._lock:
             if failure.table in self._failures:
                 return False
-            self._failures[failure.table] = failure
-            self._leave(failure.table)
-        self.notify(f"{failure.table} failed: {failure.cause}; next: {failure.next_step}")
+            failed = [failure]
+            for each in failed:  # it grows
+                self._failures[each.table] = each
+                self._leave(each.table)
+                failed += [each.inherited_by(table) for table, parent in self._feeding.items() if parent == each.table]
+        for each in failed:
+            self.notify(f"{each.table} failed: {each.cause}; next: {each.next_step}")
         return True
 
     def end(self, table: str, why: str) -> None:
@@ -69,7 +74,7 @@ class RunControl:
 
     def _leave(self, table: str) -> None:
         if table in self._feeding:
-            self._feeding.discard(table)
+            del self._feeding[table]
             if not self._feeding:
                 self._stopping.set()
 

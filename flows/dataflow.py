@@ -176,9 +176,7 @@ class Conforming:
         batch, table = upstream.batch, self._node.name
         failure = self._control.failures.get(table)
         if failure is None and upstream.failure is not None:
-            failure = replace(
-                upstream.failure, table=table, cause=f"its upstream {upstream.failure.table} failed: {upstream.failure.cause}"
-            )
+            failure = upstream.failure.inherited_by(table)
             self._control.fail(failure)
         if failure is not None:
             return _dead(batch, self._empty, failure)
@@ -243,11 +241,6 @@ def _dead(batch: Batch, empty: pa.Table, failure: Failure) -> Work:
 
 
 def _failed(control: RunControl, table: str, batch: Batch, error: Exception) -> Failure:
-    where = f"{batch.topic}/{batch.partition}/{batch.start}..{batch.end}"
-    if isinstance(error, KappaError):
-        cause = error.what + (f": {error.cause}" if error.cause else "")
-        failure = Failure(table, cause, (where,), error.next_step or "kappa run")
-    else:
-        failure = Failure(table, f"{type(error).__name__}: {error}", (where,), "kappa run tries it again from the table's checkpoint")
+    failure = Failure.of(table, error, (f"{batch.topic}/{batch.partition}/{batch.start}..{batch.end}",))
     control.fail(failure)
     return failure

@@ -39,6 +39,11 @@ class Definition:
     json: dict[str, Any]
     fingerprint: str
 
+    @property
+    def parent(self) -> str | None:
+        """The table without which this one is not fed: its upstream, or the table whose rejects it holds."""
+        return self.name.removesuffix("__rejected") if self.role == "rejected" else self.upstream
+
 
 def definitions(project: Project, plan: Plan) -> dict[str, Definition]:
     """The definition of every table that is stored, upstream first. The plan must have no findings (``plan.require``)."""

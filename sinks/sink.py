@@ -106,7 +106,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
 
     def snapshot(self) -> None:
         """The end of an epoch: commit when it carried a mark."""
-        if not self._marked or self._is_over():
+        if self._is_over() or not self._marked:
             return
         self._marked = False
         try:
@@ -119,14 +119,21 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
     def close(self) -> None:
         """Delete what no commit names, and give maintenance its end."""
         try:
+            over = self._is_over()
             self._discard()
-            if self._parts.maintenance is not None and not self._is_over():
+            if self._parts.maintenance is not None and not over:
                 self._parts.maintenance.finish(self._parts.owner)
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             self._stop_for(error)
 
     def _is_over(self) -> bool:
-        return self._over or self._control.fatal is not None
+        """Whether nothing more is written: the run has broken off, or this branch has ended, if only because its upstream's sink failed."""
+        if self._over or self._control.fatal is not None:
+            return True
+        failure = self._control.failures.get(self._table)
+        if failure is not None:
+            self._fail(failure)
+        return self._over
 
     def _take(self, part: Slice) -> None:
         log = (part.topic, part.partition)
@@ -205,11 +212,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
             self._control.abort(error)
             return
         where = tuple(f"{topic}/{partition}/{span.start}..{span.end}" for (topic, partition), span in self._spans.items())
-        if isinstance(error, KappaError):
-            cause, next_step = error.what + (f": {error.cause}" if error.cause else ""), error.next_step or "kappa run"
-        else:
-            cause, next_step = f"{type(error).__name__}: {error}", "kappa run tries it again from the table's checkpoint"
-        self._fail(Failure(self._table, cause, where, next_step))
+        self._fail(Failure.of(self._table, error, where))
 
     def _fail(self, failure: Failure) -> None:
         """Mark the table failed, in its own log too, and drop what has not been committed."""

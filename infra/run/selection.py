@@ -63,7 +63,7 @@ def descendants(names: Iterable[str], definitions: Mapping[str, Definition]) -> 
     """The tables of ``names`` and every table that derives from them, in topological order."""
     chosen = set(names)
     for table, definition in definitions.items():  # topological: an upstream comes before what derives from it
-        if definition.upstream in chosen or (table.endswith(REJECTED) and table.removesuffix(REJECTED) in chosen):
+        if definition.parent in chosen:
             chosen.add(table)
     return [table for table in definitions if table in chosen]
 

@@ -125,6 +125,7 @@ class Session:
         self._publish([fed.target for fed in tables if not fed.target.live], "run")
 
     def _open(self, targets: list[Target], pool: ThreadPoolExecutor, *, rebuild: bool = False) -> None:
+        self._control.feed({target.name: target.definition.parent for target in targets})
         by_source: dict[str, list[Target]] = defaultdict(list)
         for target in targets:
             by_source[target.definition.source].append(target)
@@ -148,7 +149,6 @@ class Session:
             )
             feed.fed = [self._rebuilt(target, feed) if rebuild else self._fed(target, feed) for target in mine]
             guard.held = feed.held
-            self._control.feed(target.name for target in mine)
             self._say_where_new_ones_begin(feed)
             self.feeds.append(feed)
 

@@ -1,0 +1,63 @@
+"""A table that cannot be fed: it fails with what derives from it, and the others go on (DESIGN invariant I8)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from tests.inprocess import Running, audit, committed, kappa, wait_until
+from tests.warehouse import Warehouse
+
+pytestmark = pytest.mark.slow
+EVENTS = 300
+RUN = "[run]\ncommit_rows = 100\nbatch_rows = 50\ncommit_interval_s = 0.1\n"
+CHILD = '/* kind = "append" */ SELECT id, kind AS name FROM core.event WHERE id % 2 = 0'
+EVENT = {"core.event", "core.event__rejected", "core.child", "core.child__rejected"}
+STAGING = EVENT | {"staging.events", "staging.events__rejected", "core.tag", "core.tag__rejected"}
+
+
+@pytest.fixture
+def caught_up(kafka, topic_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+    """EVENTS events, all of them in the tables; core.child derives from core.event."""
+    monkeypatch.setenv("KAPPA_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap)
+    made = Warehouse.make(tmp_path / "warehouse", kafka.bootstrap, topic_name, settings=RUN)
+    (made.folder / "core/child.sql").write_text(CHILD)
+    made.produce(1, EVENTS)
+    kappa(made.folder, "run", "--until-caught-up")
+    return made
+
+
+def alter(warehouse: Warehouse, table: str, name: str) -> None:
+    """As another program does that sets a property of the Delta table."""
+    path = warehouse.folder / "data" / warehouse.catalogue()["tables"][table]["path"]
+    DeltaTable(path).alter.set_table_properties({name: "interval 1 days"}, raise_if_not_exists=False)
+
+
+def read(warehouse: Warehouse) -> dict[str, int]:
+    return {table: committed(warehouse.folder, table) for table in warehouse.catalogue()["tables"]}
+
+
+def failures(warehouse: Warehouse) -> dict[str, Any]:
+    tables = json.loads(kappa(warehouse.folder, "tables", "--json"))["tables"]
+    return {table["name"]: table["failure"]["cause"] for table in tables if table["failure"]}
+
+
+@pytest.mark.parametrize(("table", "failed"), [("staging.events", STAGING), ("core.event", EVENT)])
+def test_a_sink_that_fails_takes_along_what_derives_from_its_table(caught_up: Warehouse, table: str, failed: set[str]) -> None:
+    with Running(caught_up.folder) as run:
+        wait_until(run.is_reading)
+        alter(caught_up, table, "delta.deletedFileRetentionDuration")
+        caught_up.produce(EVENTS + 1, 50)
+        wait_until(lambda: committed(caught_up.folder) == EVENTS + 50 and failures(caught_up).keys() == failed - {table})
+    assert run.control.fatal is None
+    assert run.control.failures.keys() == failed
+    assert read(caught_up) == {name: EVENTS + (0 if name in failed else 50) for name in read(caught_up)}
+    assert f"its upstream {table} failed" in failures(caught_up)["core.event" if table != "core.event" else "core.child"]
+    kappa(caught_up.folder, "run", "--until-caught-up")  # tried again
+    assert set(read(caught_up).values()) == {EVENTS + 50}
+    assert not failures(caught_up)
+    assert not audit(caught_up.folder, "--full")
