@@ -221,9 +221,17 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._control.fail(failure)
         try:
             self._discard()
-            self._parts.owner.fail(failure)
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
-            if isinstance(error, KappaError) and error.stops_run:
-                self._control.abort(error)
-            else:
-                self._control.notify(f"{self._table}: its failure could not be written into the table: {error}")
+            self._control.notify(f"{self._table}: what was not committed could not be deleted: {error}")
+        write_failure(self._parts.owner, failure, self._control)
+
+
+def write_failure(owner: Owner, failure: Failure, control: RunControl) -> None:
+    """Write into a table why it has failed, for ``kappa tables`` and for readers. Never raises."""
+    try:
+        owner.fail(failure)
+    except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
+        if isinstance(error, KappaError) and error.stops_run:
+            control.abort(error)
+        else:
+            control.notify(f"{failure.table}: its failure could not be written into the table: {error}")

@@ -15,7 +15,7 @@ from connectors.errors import PartitionsChanged
 from connectors.extent import Extent
 from connectors.guard import LogGuard
 from connectors.kafka import KafkaSource, Progress, check_position
-from flows.batch import Position
+from flows.batch import Failure, Position
 from flows.contract import Source
 from flows.control import RunControl
 from flows.dataflow import build
@@ -27,7 +27,7 @@ from infra.run.selection import Target
 from sinks.files import FileWriter
 from sinks.maintenance import Maintenance
 from sinks.owner import CommitInfo, Owner
-from sinks.sink import TableParts, TableSink
+from sinks.sink import TableParts, TableSink, write_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,26 @@ class Feed:
         for partition, offset in positions.items():
             check_position(Position(topic, partition, offset), self.extent.low[partition], self.extent.high[partition])
 
+    def own(self, targets: Iterable[Target], claim: Callable[[Target], Fed]) -> None:
+        """Claim the tables. One that cannot be claimed fails with what derives from it; the others go on. Raises what stops a run."""
+        for target in targets:
+            try:
+                self.fed.append(claim(target))
+            except Exception as error:
+                if isinstance(error, KappaError) and error.stops_run:
+                    raise
+                self.control.fail(Failure.of(target.name, error))
+        self.leave_failed()
+
+    def leave_failed(self) -> None:
+        """Feed failed tables no more, and write into each why, unless its sink has done so."""
+        failures = self.control.failures
+        for fed in self.fed:
+            failure = failures.get(fed.target.name)
+            if failure is not None and fed.owner.failure != failure and self.control.fatal is None:
+                write_failure(fed.owner, failure, self.control)
+        self.fed = [fed for fed in self.fed if fed.target.name not in failures]
+
     def run(self, *, until: Mapping[int, int] | None, caught_up: Callable[[list[Fed]], None] = lambda tables: None) -> None:
         """Feed the tables up to ``until`` (None: until stopped). Those that lag catch up first, then ``caught_up`` is called."""
         lagging = self.lagging()
@@ -82,11 +102,11 @@ class Feed:
             most = self._greatest(fed for fed in self.fed if fed not in lagging)
             self.control.notify(f"{self.source.name}: {', '.join(fed.target.name for fed in lagging)} catch up first")
             self.flow(lagging, most)
+            self.leave_failed()
             if not self.control.stopping:
-                caught_up([fed for fed in lagging if fed.target.name not in self.control.failures])
-        going = [fed for fed in self.fed if fed.target.name not in self.control.failures]
-        if going and not self.control.stopping:
-            self.flow(going, until)
+                caught_up([fed for fed in lagging if fed in self.fed])
+        if self.fed and not self.control.stopping:
+            self.flow(self.fed, until)
 
     def flow(self, tables: list[Fed], until: Mapping[int, int] | None) -> None:
         """Run one dataflow to its end, in this thread."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import psutil
 from bytewax.dataflow import Dataflow
@@ -61,6 +62,13 @@ class Overtaken(KappaError):
         )
 
 
+class NothingToFeed(KappaError):
+    """None of a source's tables can be fed."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(f"no table of {source} can be fed", cause="each of them failed, as said above", next_step="kappa tables")
+
+
 class Session:
     """One run of a warehouse in this process."""
 
@@ -96,6 +104,8 @@ class Session:
     def dataflow(self, source: str, pool: ThreadPoolExecutor) -> Dataflow:
         """The flow of one source's tables, claimed and published, not yet running. Raises KappaError."""
         self._open_live(select([source], self._plan, self._definitions), pool)
+        if not self.feeds:
+            raise NothingToFeed(source)
         (feed,) = self.feeds
         return feed.dataflow(feed.fed, until=None)
 
@@ -118,8 +128,8 @@ class Session:
     def _open_live(self, tables: list[str], pool: ThreadPoolExecutor, *, everything: bool = False) -> None:
         targets = live_targets(tables, self._definitions, self._catalog)
         self._open(targets, pool)
-        waiting = {fed.target.name for feed in self.feeds for fed in feed.lagging()}
-        self._publish([target for target in targets if not target.live and target.name not in waiting], "run", forget=everything)
+        new = [fed.target for feed in self.feeds for fed in feed.fed if not fed.target.live and fed not in feed.lagging()]
+        self._publish(new, "run", forget=everything)
 
     def _caught_up(self, tables: list[Fed]) -> None:
         self._publish([fed.target for fed in tables if not fed.target.live], "run")
@@ -147,25 +157,26 @@ class Session:
                 still_live=self._still_live,
                 committed=self._committed,
             )
-            feed.fed = [self._rebuilt(target, feed) if rebuild else self._fed(target, feed) for target in mine]
+            feed.own(mine, partial(self._rebuilt if rebuild else self._fed, feed))
             guard.held = feed.held
-            self._say_where_new_ones_begin(feed)
-            self.feeds.append(feed)
+            if feed.fed:
+                self._say_where_new_ones_begin(feed)
+                self.feeds.append(feed)
 
-    def _fed(self, target: Target, feed: Feed) -> Fed:
+    def _fed(self, feed: Feed, target: Target) -> Fed:
         """Own a table. Raises LogChanged, and what ``Feed.check_position`` raises, when the log is not the one that it was built from."""
         fed = Fed(target, self._claim(target, feed.guard))
         feed.check_position(fed)
         return fed
 
-    def _rebuilt(self, target: Target, feed: Feed) -> Fed:
+    def _rebuilt(self, feed: Feed, target: Target) -> Fed:
         """Own a generation beside the live one; one that was begun before the log changed is left behind for a new one."""
         try:
-            return self._fed(target, feed)
+            return self._fed(feed, target)
         except (LogChanged, LogError):
             definition = target.definition
             generation = self._catalog.new_generation(target.name, definition.fingerprint, definition.json)
-            return self._fed(replace(target, generation=generation), feed)
+            return self._fed(feed, replace(target, generation=generation))
 
     def _say_where_new_ones_begin(self, feed: Feed) -> None:
         new = [fed.target.name for fed in feed.fed if not fed.owner.positions]
@@ -221,7 +232,8 @@ class Session:
         self._open(targets, pool, rebuild=True)
         for feed in self.feeds if not accept_lost else ():
             refuse_loss(feed, state)
-        reach_live(self.feeds, state, self._control)
+        if not self._control.failures:
+            reach_live(self.feeds, state, self._control)
         if self._control.failures:
             self._control.notify("nothing is swapped, because a table failed; what is built so far is gone on with by the next rebuild")
             self._control.stop()

@@ -61,3 +61,52 @@ def test_a_sink_that_fails_takes_along_what_derives_from_its_table(caught_up: Wa
     assert set(read(caught_up).values()) == {EVENTS + 50}
     assert not failures(caught_up)
     assert not audit(caught_up.folder, "--full")
+
+
+FORGETS = "delta.setTransactionRetentionDuration"  # a claim refuses it
+
+
+@pytest.mark.parametrize(
+    ("table", "failed"), [("staging.events", STAGING), ("core.event", EVENT), ("core.tag__rejected", {"core.tag__rejected"})]
+)
+def test_a_table_that_cannot_be_claimed_stops_no_other(caught_up: Warehouse, table: str, failed: set[str]) -> None:
+    alter(caught_up, table, FORGETS)
+    caught_up.produce(EVENTS + 1, 50)
+    said = kappa(caught_up.folder, "run", "--until-caught-up", status=1)
+    assert f"{table} failed: the Delta table of {table} was altered by another program" in said
+    assert f"{len(failed)} table" in said
+    assert read(caught_up) == {name: EVENTS + (0 if name in failed else 50) for name in read(caught_up)}
+    assert failures(caught_up).keys() == failed - {table}
+    assert all(f"its upstream {table} failed" in cause for name, cause in failures(caught_up).items() if name != "core.child__rejected")
+    kappa(caught_up.folder, "run", "--rebuild", table.removesuffix("__rejected"), "--until-caught-up")
+    assert set(read(caught_up).values()) == {EVENTS + 50}
+    assert not failures(caught_up)
+    assert not audit(caught_up.folder, "--full")
+
+
+def test_a_table_that_cannot_be_made_stops_no_other(caught_up: Warehouse) -> None:
+    (caught_up.folder / "data/core/late").write_text("not a folder")
+    (caught_up.folder / "core/late.sql").write_text('/* kind = "append" */ SELECT id FROM staging.events')
+    (caught_up.folder / "core/later.sql").write_text('/* kind = "append" */ SELECT id FROM core.late')
+    caught_up.produce(EVENTS + 1, 50)
+    said = kappa(caught_up.folder, "run", "--until-caught-up", status=1)
+    assert "core.late failed" in said
+    assert "core.later failed: its upstream core.late failed" in said
+    assert set(read(caught_up).values()) == {EVENTS + 50}, "those that failed are not in the catalogue"
+    kappa(caught_up.folder, "run", "core.late", "--until-caught-up", status=1)
+    (caught_up.folder / "data/core/late").unlink()
+    kappa(caught_up.folder, "run", "--until-caught-up")
+    assert read(caught_up)["core.later__rejected"] == EVENTS + 50
+    assert not audit(caught_up.folder, "--full")
+
+
+def test_a_rebuild_does_not_begin_when_a_table_cannot_be_made(caught_up: Warehouse) -> None:
+    before = caught_up.catalogue()
+    (caught_up.folder / "core/child.sql").write_text(CHILD.replace("% 2", "% 3"))
+    folder = caught_up.folder / "data/core/child__rejected"
+    folder.rename(folder.with_name("elsewhere"))
+    folder.write_text("not a folder")
+    said = kappa(caught_up.folder, "run", "--rebuild", "core.child", status=1)
+    assert "core.child__rejected failed" in said
+    assert "nothing is swapped" in said
+    assert caught_up.catalogue() == before
