@@ -37,6 +37,7 @@ from sinks.catalog import Catalog, CatalogState, TableEntry, ordinal
 from sinks.errors import LogChanged
 from sinks.history import newest
 from sinks.owner import CommitInfo, Owner
+from sinks.record import CommitRecord
 
 YOUNG_S = 60.0
 
@@ -189,14 +190,19 @@ class Session:
         try:
             return LogGuard(self._config, source.topic, self._control)
         except TopicMissing:
-            for target in targets:
-                last = newest(TableAddress(self._project.storage, target.name, target.generation))
-                if last is not None and last.record is not None and last.record.totals:
-                    held = [Position(topic, p, offset) for (topic, p), offset in sorted(last.record.positions.items())]
-                    raise TopicGone(source.topic, last.record.log, held) from None
+            self._refuse_if_read(source.topic, targets)
         ensure_topic(self._config, source)
         self._control.notify(f"{source.name}: topic {source.topic} did not exist and was made")
         return LogGuard(self._config, source.topic, self._control)
+
+    def _refuse_if_read(self, topic: str, targets: list[Target]) -> None:
+        """Raises TopicGone when a table, or the live generation that it is built beside, has read from the topic."""
+        live = {name: entry.generation for name, entry in self._catalog.read().tables.items()}
+        for target in targets:
+            for generation in {target.generation, live.get(target.name, target.generation)}:
+                last = newest(TableAddress(self._project.storage, target.name, generation))
+                if last is not None and last.record is not None and (held := _held(last.record, topic)):
+                    raise TopicGone(topic, last.record.log, held)
 
     def _claim(self, target: Target, guard: LogGuard) -> Owner:
         definition = target.definition
@@ -282,6 +288,10 @@ class Session:
 
     def _committed(self, fed: Fed, info: CommitInfo) -> None:
         self._mirror.commit(fed.target.name, fed.target.generation, info)
+
+
+def _held(record: CommitRecord, topic: str) -> list[Position]:
+    return [Position(topic, partition, offset) for (name, partition), offset in sorted(record.positions.items()) if name == topic]
 
 
 def _has_ended(run: RunIdentity) -> bool:

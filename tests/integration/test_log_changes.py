@@ -100,11 +100,12 @@ def test_a_rebuild_that_was_begun_on_another_topic_is_begun_anew(warehouse: Ware
     proved(warehouse)
 
 
-def test_a_topic_that_is_gone(warehouse: Warehouse, admin: AdminClient) -> None:
+@pytest.mark.parametrize("options", [(), ("--rebuild", "events"), ("--rebuild", "--accept-lost", "events")])
+def test_a_topic_that_is_gone(warehouse: Warehouse, admin: AdminClient, options: tuple[str, ...]) -> None:
     """It is not made again behind the user's back."""
     caught_up(warehouse)
     admin.delete_topics([warehouse.topic])[warehouse.topic].result(30)
-    said = kappa(warehouse.folder, "run", "--until-caught-up", status=1)
+    said = kappa(warehouse.folder, "run", *options, "--until-caught-up", status=1)
     assert f"topic {warehouse.topic} is gone" in said
     assert names_positions(said, warehouse)
     assert warehouse.topic not in admin.list_topics(timeout=10).topics
