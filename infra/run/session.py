@@ -63,6 +63,17 @@ class Overtaken(KappaError):
         )
 
 
+class NotSwapped(KappaError):
+    """A rebuild was stopped before it had done what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the rebuild was stopped before the swap",
+            cause="it was told to stop; the live generations are as they were",
+            next_step="the same command goes on with what is built",
+        )
+
+
 class NothingToFeed(KappaError):
     """None of a source's tables can be fed."""
 
@@ -244,8 +255,8 @@ class Session:
             self._control.notify("nothing is swapped, because a table failed; what is built so far is gone on with by the next rebuild")
             self._control.stop()
         if self._control.stopping:
-            if self._control.fatal is None:
-                self._control.notify("stopped before the swap: the live generations are as they were; the same command goes on from here")
+            if not self._control.failures:
+                self._control.abort(NotSwapped())
             return
         built = [fed.target for feed in self.feeds for fed in feed.fed]
         self._publish(built, "run --rebuild")

@@ -164,6 +164,26 @@ def test_readers_do_not_go_back_at_a_swap_beside_a_live_run(caught_up: Warehouse
     assert not audit(caught_up.folder, "core.event", "core.child", "--full")
 
 
+@pytest.mark.parametrize("options", [(), ("--until-caught-up",)])
+def test_a_rebuild_stopped_before_the_swap_has_not_done_what_was_asked(
+    caught_up: Warehouse, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    def interrupted_flow(feed: Feed, tables: list[Fed], until: Mapping[int, int] | None) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        assert feed.control.wait(60)
+        flow(feed, tables, until)
+
+    flow, before = Feed.flow, generations(caught_up)
+    change(caught_up)
+    with monkeypatch.context() as patch:
+        patch.setattr(Feed, "flow", interrupted_flow)
+        said = kappa(caught_up.folder, "run", "--rebuild", "core.event", *options, status=1)
+    assert "the rebuild was stopped before the swap" in said
+    assert generations(caught_up) == before
+    kappa(caught_up.folder, "run", "--rebuild", "core.event", "--until-caught-up")
+    assert kinds(caught_up) == {"k"}
+
+
 def test_a_run_of_the_old_generation_ends_its_branch(caught_up: Warehouse) -> None:
     old = generations(caught_up)["core.event"]
     with Running(caught_up.folder) as everything:
