@@ -117,6 +117,7 @@ class Feed:
         """The Bytewax dataflow of ``tables``, from the least of their positions."""
         starts = {p: min(self.positions(fed)[p] for fed in tables) for p in self.extent.low}
         log = KafkaSource(self.config, self.source.topic, starts, until, self.budget.limits, self.control, self.guard)
+        log.progress.records, log.progress.nbytes = self.progress.records, self.progress.nbytes  # of the flows before, too
         self.progress = log.progress
         sinks = {fed.target.name: TableSink(fed.target.name, self._parts(fed), self.control) for fed in tables}
         return build(self.source, self.nodes, sinks, log, self.control, self.settings.run.max_rejects)

@@ -213,6 +213,7 @@ def test_a_table_that_comes_later_catches_up_and_joins(caught_up: Warehouse) -> 
     (caught_up.folder / "core/late.sql").write_text('/* kind = "append" */ SELECT id, amount FROM staging.events WHERE amount > 10')
     said = kappa(caught_up.folder, "run", "--until-caught-up")
     assert "core.late, core.late__rejected catch up first" in said
+    assert f"{EVENTS} records in " in said, "those of the flow that catches up are counted"
     caught_up.produce(EVENTS + 1, 100)
     said = kappa(caught_up.folder, "run", "--until-caught-up")
     assert "catch up" not in said
