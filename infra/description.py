@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable
 
 from flows.fingerprint import definitions, type_name
 from flows.plan import Plan, analyse
@@ -18,6 +17,7 @@ from sinks.address import TableAddress
 from sinks.catalog import Catalog, CatalogState
 from sinks.engine import TableUnknown
 from sinks.history import Commit, commits
+from sinks.table import open_table
 
 LAST_COMMITS = 10
 REJECTED = "__rejected"
@@ -74,7 +74,7 @@ def _table(project: Project, catalog: Catalog, state: CatalogState, name: str, c
     only = CatalogState(state.n, tables={name: entry})
     (status,), unknown = read_all(project.storage, only, config)
     address = TableAddress(project.storage, name, entry.generation)
-    schema = pa.schema(DeltaTable(address.uri).schema().to_arrow())
+    schema = pa.schema(open_table(address, status.version).schema().to_arrow())
     it = Description(name, entry.kind, {column.name: type_name(column.type) for column in schema}, status=status)
     it.commits = list(islice(commits(address), LAST_COMMITS))
     for commit in commits(address):

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
 
 from connectors.errors import KafkaFailed
 from connectors.extent import extent
@@ -17,6 +16,7 @@ from sinks.address import TableAddress
 from sinks.catalog import CatalogState
 from sinks.history import Commit, commits
 from sinks.record import CommitRecord, Partition
+from sinks.table import open_table
 
 Stable = Mapping[Partition, int]
 
@@ -54,7 +54,7 @@ class TableStatus:
 
 def read_status(address: TableAddress, kind: str, stable: Stable) -> TableStatus:
     """One table. ``stable``: last stable offset by topic partition, empty when Kafka is away."""
-    table = DeltaTable(address.uri, storage_options=dict(address.storage_options) or None)
+    table = open_table(address)
     files = pa.table(table.get_add_actions(flatten=True))
     record, last = None, None
     for commit in commits(address):

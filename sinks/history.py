@@ -11,24 +11,12 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from flows.errors import KappaError
 from sinks.address import TableAddress
 from sinks.log import Action, DeltaLog, info_of
-from sinks.record import CommitRecord, Partition
+from sinks.record import CommitRecord
 from sinks.table import record_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class VersionGone(KappaError):
-    """A version whose commit the log does not hold."""
-
-    def __init__(self, table: str, version: int) -> None:
-        super().__init__(
-            f"{table} has no version {version} in its log",
-            cause="it was never made, or it is older than maintenance.retention_s and was cleaned up",
-            next_step=f"kappa show {table}",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +53,6 @@ def commits(address: TableAddress) -> Iterator[Commit]:
 def newest(address: TableAddress) -> Commit | None:
     """The newest commit that carries a ledger; None for a table without one."""
     return next((commit for commit in commits(address) if commit.record is not None), None)
-
-
-def positions_at(address: TableAddress, version: int) -> dict[Partition, int]:
-    """The positions that a version covers. Raises VersionGone."""
-    log = DeltaLog(address.folder)
-    for earlier in range(version, -1, -1):
-        actions = log.read(earlier)
-        if actions is None:
-            break
-        record = record_of(address, actions)
-        if record is not None:
-            return record.positions
-    raise VersionGone(address.name, version)
 
 
 def _commit(address: TableAddress, version: int, actions: Sequence[Action], *, readable: bool) -> Commit:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from deltalake import DeltaTable
-
 from sinks.address import TableAddress
 from sinks.catalog import Catalog, TableEntry
 from sinks.cut import Cut, Held, Undecided, Vector, compute_cut
 from sinks.history import commits
 from sinks.log import DeltaLog
 from sinks.record import CommitRecord
+from sinks.table import open_table
 
 _FEW = 8
 
@@ -90,5 +89,5 @@ def _covered(record: CommitRecord) -> Vector:
 
 def _readable(address: TableAddress, version: int) -> bool:
     """Whether a version that is not the newest still has all of its files: vacuum removes those of versions older than the retention."""
-    table = DeltaTable(address.uri, version=version, storage_options=dict(address.storage_options) or None)
+    table = open_table(address, version)
     return all((Path(address.folder) / unquote(uri.removeprefix(address.uri).lstrip("/"))).exists() for uri in table.file_uris())

@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from deltalake import DeltaTable
-
 from flows.errors import KappaError
 from flows.ledger import Span
 from infra.audit.commits import Walk, check_identity, commits_of
@@ -19,6 +17,7 @@ from sinks.catalog import CatalogState
 from sinks.engine import Engine, Pinned
 from sinks.history import newest
 from sinks.log import DeltaLog
+from sinks.table import open_table
 
 REJECTED = "__rejected"
 
@@ -82,7 +81,7 @@ class Audit:
         return audited
 
     def _transactions(self, audited: Audited) -> None:
-        table = DeltaTable(audited.address.uri, version=audited.version)
+        table = open_table(audited.address, audited.version)
         for proof in audited.proofs.values():
             stored = table.transaction_version(audited.address.txn(proof.topic, proof.partition))
             if stored != proof.span.end:

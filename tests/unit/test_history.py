@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from deltalake import DeltaTable
 
 from flows.batch import Failure
 from sinks.cleanup import clean_log
-from sinks.history import VersionGone, commits, newest, positions_at
+from sinks.history import commits, newest
 from sinks.log import DeltaLog
 from tests.owned import TOPIC, address, claim, commit, run
 
@@ -35,17 +34,6 @@ def test_commits_tell_who_did_what(tmp_path: Path) -> None:
     assert all(each.readable for each in found)
 
 
-def test_positions_of_any_version_that_the_log_holds(tmp_path: Path) -> None:
-    owner = claim(address(tmp_path))
-    for offset in range(3):
-        commit(owner, range(offset, offset + 1))
-    DeltaTable(owner.address.uri).optimize.compact()  # another program's commit moves nothing
-    assert positions_at(owner.address, 2) == {(TOPIC, 0): 1}
-    assert positions_at(owner.address, 5) == {(TOPIC, 0): 3}
-    with pytest.raises(VersionGone):
-        positions_at(owner.address, 9)
-
-
 def test_after_a_cleanup_the_last_ledger_is_still_found(tmp_path: Path) -> None:
     owner = claim(address(tmp_path))
     for offset in range(3):
@@ -58,5 +46,3 @@ def test_after_a_cleanup_the_last_ledger_is_still_found(tmp_path: Path) -> None:
     assert found is not None
     assert found.record is not None
     assert found.record.positions == {(TOPIC, 0): 3}
-    with pytest.raises(VersionGone):
-        positions_at(owner.address, 2)
