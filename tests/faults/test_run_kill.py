@@ -54,6 +54,12 @@ def had_work_left(warehouse: Warehouse, produced: int) -> bool:
     return False
 
 
+def positions(warehouse: Warehouse) -> set[tuple[int | None, ...]]:
+    """The positions of all tables, by partition."""
+    tables = [(DeltaTable(str(warehouse.folder / "data" / e["path"])), e) for e in warehouse.catalogue()["tables"].values()]
+    return {tuple(table.transaction_version(app) for app in _apps(table, warehouse, entry)) for table, entry in tables}
+
+
 def _apps(table: DeltaTable, warehouse: Warehouse, entry: dict[str, str]) -> list[str]:
     layer, name, generation = entry["path"].split("/")
     return [f"kappa/{layer}.{name}/{generation}/{warehouse.topic}/{p}" for p in range(warehouse.partitions)]
@@ -149,6 +155,23 @@ def test_ctrl_c_commits_what_is_whole(warehouse):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
+    finish(warehouse)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_sigterm_with_two_workers_commits_what_is_whole(kafka, topic_name, tmp_path, partitions):
+    """While records flow, to lanes in both workers or in one; every table has committed as far as every other."""
+    settings = SETTINGS.replace("[run]", "[run]\nworkers = 2")
+    warehouse = Warehouse.make(tmp_path / "warehouse", kafka.bootstrap, topic_name, partitions, settings)
+    warehouse.produce(0, 10 * ROUND)
+    process = warehouse.start("run")
+    wait_for(lambda: committed(warehouse) > 0, process)
+    assert had_work_left(warehouse, 10 * ROUND)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert len(positions(warehouse)) == 1, positions(warehouse)
+    warehouse.kappa("audit", "--full")
     finish(warehouse)
 
 

@@ -137,6 +137,19 @@ def test_offsets_lost_above_the_tables_positions(warehouse: Warehouse, admin: Ad
     proved(warehouse)
 
 
+def test_a_new_table_says_where_its_log_begins(warehouse: Warehouse, admin: AdminClient) -> None:
+    """Only a new one, and only where that is not the beginning."""
+    lose(warehouse, admin, 100)
+    said = kappa(warehouse.folder, "run", "core.tag", "--until-caught-up")
+    assert f"{warehouse.topic}/0 begins at offset 100: what was before is not in the new core.tag, core.tag__rejected\n" in said
+    said = kappa(warehouse.folder, "run", "--until-caught-up")
+    (notice,) = [line for line in said.splitlines() if "begins at offset" in line]
+    new = notice.partition("is not in the new ")[2].split(", ")
+    assert set(new) == set(warehouse.catalogue()["tables"]) - {"core.tag", "core.tag__rejected"}
+    assert "begins at offset" not in kappa(warehouse.folder, "run", "--until-caught-up")
+    proved(warehouse)
+
+
 def lose(warehouse: Warehouse, admin: AdminClient, below: int) -> None:
     """As retention does."""
     place = TopicPartition(warehouse.topic, 0, below)
