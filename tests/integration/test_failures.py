@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
+from infra.flow import flow
+from infra.run.session import NothingToFeed
 from tests.inprocess import Running, audit, committed, kappa, wait_until
 from tests.warehouse import Warehouse
 
@@ -110,3 +112,11 @@ def test_a_rebuild_does_not_begin_when_a_table_cannot_be_made(caught_up: Warehou
     assert "core.child__rejected failed" in said
     assert "nothing is swapped" in said
     assert caught_up.catalogue() == before
+
+
+def test_a_plain_dataflow_of_which_nothing_is_left_is_refused(caught_up: Warehouse, capsys: pytest.CaptureFixture[str]) -> None:
+    for table in ("raw.events", "staging.events"):
+        alter(caught_up, table, FORGETS)
+    with pytest.raises(NothingToFeed, match="no table of events can be fed"):
+        flow("events", str(caught_up.folder))
+    assert "raw.events failed: the Delta table of raw.events was altered" in capsys.readouterr().err
