@@ -310,4 +310,7 @@ def _has_ended(run: RunIdentity) -> bool:
     if run.host != socket.gethostname():
         return False
     started_at = datetime.fromisoformat(run.started_at).timestamp()
-    return not psutil.pid_exists(run.pid) or psutil.Process(run.pid).create_time() > started_at
+    try:
+        return psutil.Process(run.pid).create_time() > started_at
+    except psutil.NoSuchProcess:
+        return True
