@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from connectors.clients import answer, client
 from connectors.errors import KafkaFailed
+from flows.control import RunControl
 
 ANSWER_TIMEOUT_S = 15.0
 
@@ -22,21 +25,21 @@ class Extent:
     high: dict[int, int]
 
 
-def extent(config: Mapping[str, str], topic: str, partitions: Iterable[int]) -> Extent:
-    """Ask the brokers. Raises KafkaFailed."""
-    admin = AdminClient({"log_level": "2", **config})
-    numbers = sorted(partitions)
-    low = _offsets(admin, topic, numbers, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
-    stable = _offsets(admin, topic, numbers, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
-    high = _offsets(admin, topic, numbers, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
-    return Extent(low, stable, high)
+def extent(config: Mapping[str, str], topic: str, partitions: Iterable[int], control: RunControl | None = None) -> Extent:
+    """Ask the brokers; with ``control``, until the run is to stop. Raises KafkaFailed, KafkaSettingsWrong."""
+    admin = client(AdminClient, {"log_level": "2", **config})
+    places = [TopicPartition(topic, p) for p in sorted(partitions)]
 
+    def offsets(spec: OffsetSpec, isolation: IsolationLevel) -> dict[int, int]:
+        asked = admin.list_offsets(dict.fromkeys(places, spec), isolation_level=isolation, request_timeout=ANSWER_TIMEOUT_S)
+        wait = partial(answer, timeout_s=ANSWER_TIMEOUT_S + 5, bootstrap_servers=config.get("bootstrap.servers", ""), control=control)
+        try:
+            return {place.partition: int(wait(future).offset) for place, future in asked.items()}
+        except (KafkaException, TimeoutError) as error:
+            raise KafkaFailed(f"the offsets of topic {topic} are unknown", str(error) or "Kafka does not answer") from error
 
-def _offsets(admin: AdminClient, topic: str, partitions: list[int], spec: OffsetSpec, isolation: IsolationLevel) -> dict[int, int]:
-    asked = admin.list_offsets(
-        {TopicPartition(topic, p): spec for p in partitions}, isolation_level=isolation, request_timeout=ANSWER_TIMEOUT_S
+    return Extent(
+        low=offsets(OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED),
+        stable=offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED),
+        high=offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED),
     )
-    try:
-        return {place.partition: int(future.result(ANSWER_TIMEOUT_S + 5).offset) for place, future in asked.items()}
-    except (KafkaException, TimeoutError) as error:
-        raise KafkaFailed(f"the offsets of topic {topic} are unknown", str(error)) from error

@@ -25,7 +25,8 @@ class LogGuard:
     """
 
     def __init__(self, config: Mapping[str, str], topic: str, control: RunControl) -> None:
-        """Take the log as it is now for the right one. Raises TopicMissing, TopicRefused, KafkaUnreachable.
+        """Take the log as it is now for the right one. Raises TopicMissing, TopicRefused, KafkaUnreachable (also when the run is to stop
+        before Kafka answers).
 
         ``held`` tells where the tables stand, for errors.
         """
@@ -36,7 +37,7 @@ class LogGuard:
         self._lock = threading.Lock()
         self._consumed = 0
         self._verified = -1
-        self.identity, self.partitions = self._ask(Admin(config))
+        self.identity, self.partitions = self._ask(Admin(config, control=control))
 
     def consumed(self) -> None:
         """Something was emitted: an older answer no longer counts."""

@@ -13,6 +13,7 @@ import msgspec
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
+from connectors.clients import client
 from connectors.topics import ANSWER_TIMEOUT_S, Admin
 from flows.errors import KappaError
 
@@ -122,12 +123,13 @@ def _end(admin: Admin, *, committed: bool) -> int:
     """The offset behind the last record, or behind the last that no open transaction hides."""
     place = TopicPartition(TOPIC, PARTITION)
     spec, isolation = {place: OffsetSpec.latest()}, IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-    answer = admin.ask(lambda client: client.list_offsets(spec, isolation_level=isolation, request_timeout=ANSWER_TIMEOUT_S)[place], TOPIC)
+    answer = admin.ask(lambda admin: admin.list_offsets(spec, isolation_level=isolation, request_timeout=ANSWER_TIMEOUT_S)[place], TOPIC)
     return int(answer.offset)
 
 
 def _records(config: Mapping[str, str], end: int) -> Iterator[tuple[bytes, bytes]]:
-    consumer = Consumer(
+    consumer = client(
+        Consumer,
         {
             "log_level": 2,
             **config,
@@ -136,7 +138,7 @@ def _records(config: Mapping[str, str], end: int) -> Iterator[tuple[bytes, bytes
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
-        }
+        },
     )
     give_up_at = time.monotonic() + PATIENCE_S
     position = 0

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from connectors.clients import client
 from connectors.errors import KafkaFailed
 from flows.batch import HEADERS, RECORDS
 
@@ -23,7 +24,8 @@ def committed_records(
     """
     if start >= end:
         return
-    consumer = Consumer(
+    consumer = client(
+        Consumer,
         {
             "queued.max.messages.kbytes": 32_768,
             "fetch.queue.backoff.ms": 10,
@@ -34,7 +36,7 @@ def committed_records(
             "auto.offset.reset": "error",
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
-        }
+        },
     )
     try:
         consumer.assign([TopicPartition(topic, partition, start)])

@@ -8,6 +8,7 @@ from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from connectors.clients import client
 from connectors.errors import KafkaFailed
 from connectors.extent import extent
 from connectors.topics import partitions
@@ -56,7 +57,8 @@ def _latest(config: Mapping[str, str], topic: str, partition: int, low: int, hig
 def _earliest(config: Mapping[str, str], topic: str, partition: int, start: int, end: int, count: int) -> list[Event]:
     if start >= end:
         return []
-    consumer = Consumer(
+    consumer = client(
+        Consumer,
         {
             "log_level": 2,
             **config,
@@ -65,7 +67,7 @@ def _earliest(config: Mapping[str, str], topic: str, partition: int, start: int,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
-        }
+        },
     )
     events: list[Event] = []
     silent_s = 0.0

@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from connectors import loads
+from connectors.clients import client
 from connectors.files.chunk import Broken, Chunk
 from flows.errors import KappaError
 from flows.faults import reach
@@ -57,7 +58,7 @@ class RowProducer:
         self._problem = ""
         self._fatal = False
         self._open = False
-        self._producer = Producer(producer_config(config, transactional_id, max_message_bytes, self._note))
+        self._producer = client(Producer, producer_config(config, transactional_id, max_message_bytes, self._note))
         self._patiently(self._producer.init_transactions)
 
     def _note(self, error: KafkaError) -> None:

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from connectors.clients import answer, client
 from flows.contract import Source
+from flows.control import RunControl
 from flows.errors import KappaError
 from flows.ledger import LogIdentity
 
@@ -53,7 +55,7 @@ def log_identity(config: Mapping[str, str], topics: Iterable[str]) -> LogIdentit
     admin = Admin(config)
     names = list(topics)
     described = admin.describe(names)
-    cluster = admin.ask(lambda client: client.describe_cluster(request_timeout=ANSWER_TIMEOUT_S), "the cluster")
+    cluster = admin.ask(lambda admin: admin.describe_cluster(request_timeout=ANSWER_TIMEOUT_S), "the cluster")
     return LogIdentity(str(cluster.cluster_id), {name: str(described[name].topic_id) for name in names})
 
 
@@ -62,24 +64,26 @@ def partitions(config: Mapping[str, str], topic: str) -> list[int]:
     return sorted(partition.id for partition in Admin(config).describe([topic])[topic].partitions)
 
 
-def ensure_topic(config: Mapping[str, str], source: Source) -> bool:
+def ensure_topic(config: Mapping[str, str], source: Source, control: RunControl | None = None) -> bool:
     """Make the source's topic when it is missing, with the source's settings. Returns whether it was made.
 
     It keeps everything for ever, and takes events of twice ``max_record_bytes``, unless ``topic_config`` says otherwise: a record
-    is longer as JSON than in a file. Raises TopicRefused, KafkaUnreachable.
+    is longer as JSON than in a file. With ``control``, waiting ends when the run is to stop. Raises TopicRefused, KafkaUnreachable.
     """
     ours = {"retention.ms": "-1", "max.message.bytes": str(max(1_048_588, 2 * source.max_record_bytes + 65_536))}
-    return Admin(config).make(source.topic, source.partitions, source.replication_factor, {**ours, **source.topic_config})
+    return Admin(config, control=control).make(source.topic, source.partitions, source.replication_factor, {**ours, **source.topic_config})
 
 
 class Admin:
     """Kafka's admin client with kappa's errors and one timeout."""
 
-    def __init__(self, config: Mapping[str, str], answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, config: Mapping[str, str], answer_timeout_s: float = ANSWER_TIMEOUT_S, control: RunControl | None = None) -> None:
+        """With ``control``, waiting for an answer ends when the run is to stop. Raises KafkaSettingsWrong."""
         self.answer_timeout_s = answer_timeout_s
+        self._control = control
         self._bootstrap = config.get("bootstrap.servers", "")
         self._problem = ""
-        self._client = AdminClient({"log_level": "2", "reconnect.backoff.max.ms": "1000", **config, "error_cb": self._note})
+        self._client = client(AdminClient, {"log_level": "2", "reconnect.backoff.max.ms": "1000", **config, "error_cb": self._note})
 
     def _note(self, error: KafkaError) -> None:
         self._problem = error.str()
@@ -87,7 +91,7 @@ class Admin:
     def ask(self, request: Callable[[AdminClient], Future[_T]], topic: str) -> _T:
         """One answer. Raises TopicMissing, TopicRefused or KafkaUnreachable; ``topic`` is what is asked about."""
         try:
-            return request(self._client).result(self.answer_timeout_s + 5)
+            return answer(request(self._client), self.answer_timeout_s + 5, self._bootstrap, self._control)
         except (TimeoutError, KafkaException) as error:
             problem = error.args[0] if isinstance(error, KafkaException) else None
             if problem is None or problem.code() in _SILENT:
@@ -101,7 +105,7 @@ class Admin:
         if not topics:
             return {}
         futures = self._client.describe_topics(TopicCollection(topics), request_timeout=self.answer_timeout_s)
-        return {topic: self.ask(lambda _, answer=future: answer, topic) for topic, future in futures.items()}  # type: ignore[misc]
+        return {topic: self.ask(lambda _, asked=future: asked, topic) for topic, future in futures.items()}  # type: ignore[misc]
 
     def make(self, topic: str, partitions: int, replication_factor: int, topic_config: Mapping[str, str]) -> bool:
         """Make a topic unless it exists. Returns whether this call made it. Raises TopicRefused, KafkaUnreachable."""
@@ -112,7 +116,7 @@ class Admin:
             pass
         wanted = NewTopic(topic, partitions, replication_factor, config=dict(topic_config))
         try:
-            self.ask(lambda client: client.create_topics([wanted], request_timeout=self.answer_timeout_s)[topic], topic)
+            self.ask(lambda admin: admin.create_topics([wanted], request_timeout=self.answer_timeout_s)[topic], topic)
         except TopicRefused as refused:
             error = refused.__cause__
             if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -136,5 +140,5 @@ class Admin:
     def max_message_bytes(self, topic: str) -> int:
         """The largest batch of records that the topic takes. Raises as ``ask``."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
-        settings = self.ask(lambda client: client.describe_configs([resource], request_timeout=self.answer_timeout_s)[resource], topic)
+        settings = self.ask(lambda admin: admin.describe_configs([resource], request_timeout=self.answer_timeout_s)[resource], topic)
         return int(settings["max.message.bytes"].value)

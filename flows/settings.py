@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flows.errors import KappaError
 MIB = 1024 * 1024
 MEMORY_LIMIT_MIN_BYTES = 512 * 1_000_000
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": MIB, "gib": 1024 * MIB}
+MASK = "***"
 _SECRET = re.compile(r"password|secret|key\.pem|\.key$|token|sasl\.jaas", re.IGNORECASE)
 
 
@@ -135,7 +136,14 @@ class Settings(BaseSettings):
 
     def kafka_masked(self) -> dict[str, str]:
         """The Kafka settings with every secret masked, for people and logs."""
-        return {name: "***" if _SECRET.search(name) else value for name, value in self.kafka.items()}
+        return {name: MASK if _SECRET.search(name) else value for name, value in self.kafka.items()}
+
+
+def mask_secrets(text: str, kafka: Mapping[str, Any]) -> str:
+    """A message about Kafka's settings without the values of those that are secret."""
+    for value in (str(value) for name, value in kafka.items() if _SECRET.search(name) and value):
+        text = text.replace(value, MASK)
+    return text
 
 
 def load_settings(folder: Path) -> Settings:

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
 import psycopg
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
+from connectors.clients import client
 from flows.errors import KappaError
 from flows.project import Project
+from flows.settings import MASK, mask_secrets
 from infra.stack.local import LocalStack
 
 BOOTSTRAP = "bootstrap.servers"
 ANSWER_TIMEOUT_S = 10
-MASK = "***"
 _SECRET_PARAMETERS = ("password", "sslpassword")
 
 
@@ -86,19 +87,16 @@ def postgres_dsn(project: Project) -> SecretStr | None:
 
 
 def check_kafka(project: Project) -> None:
-    """Ask the existing Kafka for its metadata. Raises ServerUnreachable, with the secrets masked."""
+    """Ask the existing Kafka for its metadata. Raises KafkaSettingsWrong, ServerUnreachable, with the secrets masked."""
     settings = project.settings
     problem: list[str] = []
+    admin = client(AdminClient, {**settings.kafka, "log_level": "0", "error_cb": lambda error: problem.append(error.str())})
     try:
-        client = AdminClient({**settings.kafka, "log_level": "0", "error_cb": lambda error: problem.append(error.str())})
-        client.list_topics(timeout=ANSWER_TIMEOUT_S)
-    except (KafkaException, ValueError) as error:
-        cause = error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error)
-        masked = settings.kafka_masked()
-        secrets = [value for name, value in settings.kafka.items() if value and masked[name] != value]
+        admin.list_topics(timeout=ANSWER_TIMEOUT_S)
+    except KafkaException as error:
         raise ServerUnreachable(
             f"Kafka at {settings.kafka[BOOTSTRAP]} does not answer",
-            cause=_mask("; ".join(dict.fromkeys([cause, *problem])), secrets),
+            cause=mask_secrets("; ".join(dict.fromkeys([error.args[0].str(), *problem])), settings.kafka),
             next_step="correct [kafka] in warehouse.toml (or KAPPA_KAFKA__...), then: kappa status",
         ) from None
 

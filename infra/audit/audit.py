@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from connectors.clients import KafkaSettingsWrong
 from flows.errors import KappaError
 from flows.ledger import Span
 from infra.audit.commits import Walk, check_identity, commits_of
@@ -107,6 +108,8 @@ class Audit:
         assert record is not None
         try:
             log = self.log(topic)
+        except KafkaSettingsWrong:
+            raise
         except KappaError as error:
             audited.walk.find(f"topic {topic} cannot be read: {error.what}: {error.cause}", next_step=error.next_step)
             return False

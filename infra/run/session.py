@@ -160,7 +160,7 @@ class Session:
                 source=source,
                 nodes=[node for node in self._plan.nodes.values() if node.source == name],
                 config=self._config,
-                extent=extent(self._config, source.topic, guard.partitions),
+                extent=extent(self._config, source.topic, guard.partitions, self._control),
                 guard=guard,
                 control=self._control,
                 settings=self._project.settings,
@@ -202,7 +202,7 @@ class Session:
             return LogGuard(self._config, source.topic, self._control)
         except TopicMissing:
             self._refuse_if_read(source.topic, targets)
-        ensure_topic(self._config, source)
+        ensure_topic(self._config, source, self._control)
         self._control.notify(f"{source.name}: topic {source.topic} did not exist and was made")
         return LogGuard(self._config, source.topic, self._control)
 
