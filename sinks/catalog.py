@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ import msgspec
 
 from flows.errors import KappaError
 from sinks.address import local_folder
-from sinks.storage import put_if_absent
+from sinks.storage import put_if_absent, reaching
 
 FORMAT = 1
 PUBLISH_ATTEMPTS = 100
@@ -98,11 +99,12 @@ class Catalog:
         return local_folder(self.root) / "_kappa"
 
     def create(self, warehouse: str) -> None:
-        """Write ``format.json`` unless it is there; check it when it is. Raises FormatTooNew, OtherWarehouse."""
+        """Write ``format.json`` unless it is there; check it when it is. Raises FormatTooNew, OtherWarehouse, StorageUnusable."""
         path = self.folder / "format.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        put_if_absent(path, _encode({"format": FORMAT, "warehouse": warehouse, "created_at": _now()}), durable=True)
-        found = _read(path)["warehouse"]
+        with reaching(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            put_if_absent(path, _encode({"format": FORMAT, "warehouse": warehouse, "created_at": _now()}), durable=True)
+            found = _read(path)["warehouse"]
         if found != warehouse:
             raise OtherWarehouse(self.root, found, warehouse)
 
@@ -114,16 +116,17 @@ class Catalog:
         return sorted(int(match[1]) for path in folder.iterdir() if (match := _NUMBER.match(path.name)))
 
     def read(self, n: int | None = None) -> CatalogState:
-        """Catalogue ``n``, or the greatest; an empty one (n = 0) before the first. Raises FormatTooNew."""
-        self._check_format()
-        numbers = self.numbers() if n is None else [n]
-        return CatalogState.from_json(_read(self._path(numbers[-1]))) if numbers else CatalogState()
+        """Catalogue ``n``, or the greatest; an empty one (n = 0) before the first. Raises FormatTooNew, StorageUnusable."""
+        with reaching(self.root):
+            self._check_format()
+            numbers = self.numbers() if n is None else [n]
+            return CatalogState.from_json(_read(self._path(numbers[-1]))) if numbers else CatalogState()
 
     def publish(self, change: Callable[[CatalogState], CatalogState], by: str) -> CatalogState:
         """Write the next catalogue: ``change`` gets the greatest and returns what shall be.
 
         When another process is first, ``change`` is asked again. A change that alters nothing writes nothing.
-        Raises FormatTooNew, CatalogueContended, and what ``change`` raises.
+        Raises FormatTooNew, CatalogueContended, StorageUnusable, and what ``change`` raises.
         """
         for _ in range(PUBLISH_ATTEMPTS):
             last = self.read()
@@ -132,9 +135,10 @@ class Catalog:
                 return last
             state = dataclasses.replace(wanted, n=last.n + 1, created_at=_now(), by=by)
             path = self._path(state.n)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if put_if_absent(path, _encode(state.to_json()), durable=True):
-                return state
+            with reaching(self.root):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if put_if_absent(path, _encode(state.to_json()), durable=True):
+                    return state
         raise CatalogueContended(
             f"the catalogue in {self.folder} could not be written",
             cause=f"{PUBLISH_ATTEMPTS} times another process was first",
@@ -151,14 +155,15 @@ class Catalog:
     def new_generation(self, table: str, fingerprint: str, definition: Mapping[str, Any]) -> str:
         """Store a definition (with its ``format``) under the next ordinal; returns ``<fingerprint>-<ordinal>``.
 
-        Call it before the generation's first commit.
+        Call it before the generation's first commit. Raises StorageUnusable.
         """
         folder = self.folder / "definitions" / table
-        folder.mkdir(parents=True, exist_ok=True)
         generations = self.generations(table)
         generation = f"{fingerprint}-{ordinal(generations[-1]) + 1 if generations else 1}"
         assert _GENERATION.match(generation), generation
-        put_if_absent(folder / f"{generation}.json", _encode(definition), durable=True)
+        with reaching(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+            put_if_absent(folder / f"{generation}.json", _encode(definition), durable=True)
         return generation
 
     def definition(self, table: str, generation: str) -> dict[str, Any]:
@@ -169,9 +174,8 @@ class Catalog:
         return self.folder / "catalog" / f"{n:020}.json"
 
     def _check_format(self) -> None:
-        path = self.folder / "format.json"
-        if path.exists():
-            _read(path)
+        with suppress(FileNotFoundError):  # nothing is stored yet
+            _read(self.folder / "format.json")
 
 
 def ordinal(generation: str) -> int:

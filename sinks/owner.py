@@ -113,7 +113,8 @@ class Owner:
     ) -> Owner:
         """Become the owner of a table, which is made when it is missing. ``verify_log`` is called before every commit of rows.
 
-        Raises Fenced (another process claimed it at the same time), LogChanged, LedgerLost, LedgerBroken, TableAltered, CommitFailed.
+        Raises Fenced (another process claimed it at the same time), LogChanged, LedgerLost, LedgerBroken, TableAltered, StorageUnusable,
+        CommitFailed.
         """
         files = DeltaLog(address.folder, durable)
         table = open_or_create(address, schema, partition_by, retention_s)

@@ -1,10 +1,36 @@
-"""Files that appear whole or not at all, in a folder."""
+"""Files that appear whole or not at all, in a folder; and what is said when the folder cannot be used."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from flows.errors import KappaError
+
+
+class StorageUnusable(KappaError):
+    """The storage root is no folder, or may not be read or written."""
+
+    def __init__(self, root: str, cause: str) -> None:
+        super().__init__(
+            f"the storage root {root} cannot be used",
+            cause=cause,
+            next_step="make it a folder that this user can write, or set another storage in warehouse.toml; then the command again",
+        )
+
+
+@contextmanager
+def reaching(root: str) -> Iterator[None]:
+    """Raises StorageUnusable for what the system says of the storage root; FileNotFoundError passes, since what is missing may be made."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageUnusable(root, str(error)) from error
 
 
 def put_if_absent(path: Path, data: bytes, *, durable: bool) -> bool:

@@ -13,12 +13,15 @@ from sinks.address import TableAddress
 from sinks.errors import LedgerBroken, LedgerLost, LogChanged, TableAltered, describe
 from sinks.log import Action, DeltaLog, info_of
 from sinks.record import CommitRecord
+from sinks.storage import StorageUnusable
 
 _KNOWN_FEATURES = {"timestampNtz", "appendOnly", "invariants"}
 
 
 def open_or_create(address: TableAddress, schema: pa.Schema, partition_by: Sequence[str], retention_s: float) -> DeltaTable:
-    """The table, at its last version. Raises TableAltered when its schema, partitions, protocol or properties are not the owner's."""
+    """The table, at its last version. Raises TableAltered when its schema, partitions, protocol or properties are not the owner's, and
+    StorageUnusable when it cannot be made.
+    """
     options = dict(address.storage_options) or None
     if not DeltaTable.is_deltatable(address.uri, options):
         retention = f"interval {max(1, round(retention_s))} seconds"
@@ -37,9 +40,9 @@ def open_or_create(address: TableAddress, schema: pa.Schema, partition_by: Seque
                 configuration=configuration,
                 storage_options=options,
             )
-        except DeltaError:  # another process has just made it
-            if not DeltaTable.is_deltatable(address.uri, options):
-                raise
+        except (DeltaError, OSError) as error:
+            if not DeltaTable.is_deltatable(address.uri, options):  # it is when another process has just made it
+                raise StorageUnusable(address.root, f"{address.name} cannot be made: {error}") from error
     table = open_table(address)
     _check(address.name, table, schema, partition_by)
     return table
