@@ -123,7 +123,7 @@ class Decoder:
             try:
                 rows.append(self._record.decode(values[index].as_py()))
             except Refused as refusal:
-                refused[index] = refusal
+                refused[index] = refusal.at(refusal.column)  # without its traceback, which would hold the batch in a cycle
             else:
                 indices.append(index)
         if rows:

@@ -22,7 +22,7 @@ class Refused(Exception):
         self.column = column
         self.rule = rule
 
-    def at(self, column: str) -> Refused:
+    def at(self, column: str | None) -> Refused:
         """The same refusal, of a column."""
         return Refused(self.code, self.reason, column, self.rule)
 

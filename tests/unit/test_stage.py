@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pyarrow as pa
@@ -182,3 +183,18 @@ def test_headers_of_a_sliced_batch() -> None:
     staged = Stage(source(format="text", columns={"line": "varchar"})).stage(Batch("t", 7, 0, 1000, records))
     assert codes(staged) == {108: "unreadable_row"}
     assert staged.rows["_offset"].to_pylist() == [106]
+
+
+def test_rejects_hold_no_batch_in_a_cycle() -> None:
+    """The cycle collector runs rarely in a run: memory must not wait for it."""
+    stage = Stage(source())
+    stage.stage(batch([b"{"]))
+    gc.collect()
+    gc.disable()
+    try:
+        before = pa.total_allocated_bytes()
+        for _ in range(10):
+            stage.stage(batch([b'{"a": 1, "b": "%s"}' % (b"x" * 1_000_000), b'{"a": "x"}']))
+        assert pa.total_allocated_bytes() - before < 1_000_000
+    finally:
+        gc.enable()
