@@ -15,16 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.batch import REJECTED, Batch, Transformed
+from flows.database import Database
 from flows.errors import KappaError
 from flows.plan import Node
 from flows.sql.rewrite import ROW, UPSTREAM, Part
-from flows.sql.tree import connect
 
 # What a record's values can make DuckDB raise. Anything else (memory, an interrupt, a fault of DuckDB) is not the record's.
 _RECORD_ERRORS = (duckdb.DataError, duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.NotSupportedError)
-# DuckDB's optimizers may evaluate an expression on rows that a condition keeps from it, or a condition before the one on its left, and
-# then other records would raise with other versions. Only columns that nothing uses are left out: SQL means what it says.
-_LITERAL = "SELECT string_agg(name, ',') FROM duckdb_optimizers() WHERE name <> 'unused_columns'"
 _REASON_CHARACTERS = 1000
 _VALUE_CHARACTERS = 100
 
@@ -49,14 +46,11 @@ class _Outcome:
 
 
 class Conform:
-    """One table's transform, with a DuckDB connection of its own. Not thread-safe; cheap to keep, so keep one for each table."""
+    """One table's transform, with a cursor of its own. For the thread of its database; cheap to keep, so keep one for each table."""
 
-    def __init__(self, node: Node, *, threads: int = 1) -> None:
+    def __init__(self, node: Node, database: Database | None = None) -> None:
         self.node = node
-        self._connection = connect()
-        self._connection.execute(f"SET threads = {threads}")
-        (optimizers,) = self._connection.execute(_LITERAL).fetchone() or ("",)
-        self._connection.execute(f"SET disabled_optimizers = '{optimizers}'")
+        self._cursor = (database or Database()).cursor()
 
     def conform(self, rows: pa.Table, batch: Batch) -> Transformed:
         """Transform the upstream's ``rows`` of ``batch``, which are sorted by ``_offset`` (and ``_row``).
@@ -71,7 +65,7 @@ class Conform:
             raise TransformFailed(
                 f"the SQL of {self.node.name} failed on {_where(batch)}",
                 cause=str(error),
-                next_step="kappa run again; if memory was short, with a smaller run.batch_rows in warehouse.toml",
+                next_step="kappa run again; if memory was short, with a greater run.memory_limit in warehouse.toml",
             ) from error
         outcome.rejected.sort()
         made = pa.concat_tables(outcome.rows) if outcome.rows else self.node.schema.empty_table()
@@ -80,8 +74,8 @@ class Conform:
         return Transformed(made, pa.array(filtered), _rejects(outcome.rejected, batch))
 
     def close(self) -> None:
-        """Free the connection."""
-        self._connection.close()
+        """Free the cursor."""
+        self._cursor.close()
 
     def _transform(self, rows: pa.Table, outcome: _Outcome) -> None:
         """Transform ``rows``; when the SQL raises, put the records on which it does aside and transform the others."""
@@ -89,6 +83,12 @@ class Conform:
             made, filtered = self._attempt(rows)
         except _RECORD_ERRORS as error:
             self._set_aside(rows, error, outcome)
+            return
+        except duckdb.OutOfMemoryException:
+            if len(halves := _halves(rows)) == 1:
+                raise
+            for half in halves:
+                self._transform(half, outcome)
             return
         outcome.rows.append(made)
         outcome.filtered.extend(filtered)
@@ -110,10 +110,9 @@ class Conform:
         probe = self.node.probe
         if probe is None:
             return {}
-        self._connection.register(UPSTREAM, rows)
         try:
-            flags = self._query(probe.sql)
-        except _RECORD_ERRORS:  # a kind of error that TRY does not catch, such as an unknown time zone: bisect
+            flags = self._query(probe.sql, rows)
+        except (*_RECORD_ERRORS, duckdb.OutOfMemoryException):  # or one that TRY does not catch, such as an unknown time zone: bisect
             return {}
         reasons: dict[int, str] = {}
         for part, raised in zip(probe.parts, flags.columns[1:], strict=True):
@@ -124,13 +123,12 @@ class Conform:
     def _attempt(self, rows: pa.Table) -> tuple[pa.Table, list[_Offsets]]:
         if self.node.picks is not None:
             return self._one_to_one(rows), []
-        self._connection.register(UPSTREAM, rows)
-        made = self._ordered(self._query(self.node.transform_sql))
-        filtered = [_offsets(self._query(sql)) for sql in self.node.filter_sqls]
+        made = self._ordered(self._query(self.node.transform_sql, rows))
+        filtered = [_offsets(self._query(sql, rows)) for sql in self.node.filter_sqls]
         return made.select(self.node.schema.names).cast(self.node.schema), filtered
 
-    def _query(self, sql: str) -> pa.Table:
-        return self._connection.execute(sql).to_arrow_table()
+    def _query(self, sql: str, rows: pa.Table) -> pa.Table:
+        return self._cursor.query(sql, UPSTREAM, rows)
 
     def _one_to_one(self, rows: pa.Table) -> pa.Table:
         """Columns that are the upstream's are taken as they are; only the others pass through DuckDB."""
@@ -138,8 +136,7 @@ class Conform:
         assert node.picks is not None
         columns: dict[str, Any] = {new: rows.column(old) for new, old in node.picks.items()}
         if node.computed_sql is not None:
-            self._connection.register(UPSTREAM, rows)
-            computed = self._query(node.computed_sql)
+            computed = self._query(node.computed_sql, rows)
             assert np.array_equal(_offsets(computed), _offsets(rows)), "DuckDB changed the order of rows"
             columns |= {name: computed.column(name) for name in computed.column_names if name != "_offset"}
         given = [columns[name] if name in columns else rows.column(name) for name in node.schema.names]

@@ -28,6 +28,7 @@ from flows.batch import NO_OFFSETS, RAW, REJECTED, Batch, Failure, Slice, Staged
 from flows.conform import Conform
 from flows.contract import Source
 from flows.control import RunControl
+from flows.database import Database
 from flows.errors import KappaError
 from flows.plan import Node
 from flows.stage import Stage
@@ -51,7 +52,7 @@ class Work:
 
 
 class PerWorker(Generic[T]):
-    """One object a worker thread: DuckDB connections are not shared between workers.
+    """One object a worker thread: DuckDB databases are not shared between workers.
 
     Not ``threading.local``: to Python each call from Bytewax's threads is a thread of its own, whose locals die with the call.
     """
@@ -74,8 +75,11 @@ def build(
     log: DynamicSource[Batch],
     control: RunControl,
     max_rejects: int,
+    duckdb_bytes: int | None = None,
 ) -> Dataflow:
-    """The dataflow that feeds ``sinks`` (table name -> sink). ``nodes``: the source's append tables in topological order."""
+    """The dataflow that feeds ``sinks`` (table name -> sink). ``nodes``: the source's append tables in topological order;
+    ``duckdb_bytes``: what DuckDB may hold for all of them, in each worker.
+    """
     flow = Dataflow(f"kappa-{source.name}")
     batches = op.input("log", flow, log)
     raw, staging = f"raw.{source.name}", f"staging.{source.name}"
@@ -89,11 +93,12 @@ def build(
     needed = _needed(nodes, sinks)
     if not needed and staging not in sinks and f"{staging}__rejected" not in sinks:
         return flow
-    works = {staging: op.map("stage", batches, Staging(source, control))}
+    databases = PerWorker(lambda: Database(duckdb_bytes))
+    works = {staging: op.map("stage", batches, Staging(source, control, databases))}
     for node in nodes:
         if node.name in needed:
             works[node.name] = op.map(
-                f"conform-{node.name.replace('.', '-')}", works[node.upstream], Conforming(node, control, max_rejects)
+                f"conform-{node.name.replace('.', '-')}", works[node.upstream], Conforming(node, control, max_rejects, databases)
             )
     for table, stream in works.items():
         connect(table, stream, share)
@@ -141,8 +146,8 @@ def _slice(batch: Batch, rows: pa.Table, filtered: pa.Int64Array, rejected: pa.I
 class Staging:
     """Batch -> Work of staging.<source>: bytes to typed columns, rejects split off."""
 
-    def __init__(self, source: Source, control: RunControl) -> None:
-        self._stage = PerWorker(lambda: Stage(source))
+    def __init__(self, source: Source, control: RunControl, databases: PerWorker[Database]) -> None:
+        self._stage = PerWorker(lambda: Stage(source, databases.get()))
         self._table = f"staging.{source.name}"
         self._empty = source.staging_schema.empty_table()
         self._control = control
@@ -163,8 +168,8 @@ class Staging:
 class Conforming:
     """Work of the upstream -> Work of an append table: the user's SQL over the batch."""
 
-    def __init__(self, node: Node, control: RunControl, max_rejects: int) -> None:
-        self._conform = PerWorker(lambda: Conform(node))
+    def __init__(self, node: Node, control: RunControl, max_rejects: int, databases: PerWorker[Database]) -> None:
+        self._conform = PerWorker(lambda: Conform(node, databases.get()))
         self._node = node
         self._empty = node.schema.empty_table()
         self._control = control

@@ -34,13 +34,20 @@ class SqlRefused(ValueError):
         self.problem = problem
 
 
+SESSION = "SET TimeZone = 'UTC'; SET python_enable_replacements = false"
+_SAFE: dict[str, str | bool | int | float | list[str]] = {
+    "threads": 1,
+    "enable_external_access": False,
+    "autoinstall_known_extensions": False,
+    "temp_directory": "",
+}
 _local = threading.local()
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """A new in-memory connection for parsing and binding: UTC, one thread, no files, no Python variables as tables."""
-    connection = duckdb.connect(config={"threads": 1, "enable_external_access": False, "autoinstall_known_extensions": False})
-    connection.execute("SET TimeZone = 'UTC'; SET python_enable_replacements = false")
+    """A new in-memory database: UTC, one thread, no files, no Python variables as tables."""
+    connection = duckdb.connect(config=_SAFE)
+    connection.execute(SESSION)
     return connection
 
 

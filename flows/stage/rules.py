@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from flows.batch import Position
 from flows.contract import Source
+from flows.database import Database
 from flows.errors import KappaError
 from flows.stage.buffers import Mask
 from flows.stage.codes import Code
@@ -30,6 +31,9 @@ class RuleFailed(KappaError):
         self.position = position
 
 
+_Flags = dict[str, Mask]
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """``refused``: row index -> refusal. ``warned``: rule -> offsets of rows that break it and stay."""
@@ -41,9 +45,9 @@ class Judged:
 class Rules:
     """Evaluates a source's rules. A row breaks a rule when the check is FALSE; NULL passes, as in SQL's CHECK."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, database: Database) -> None:
         self._source = source
-        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._cursor = database.cursor() if source.rules else None
 
     def judge(self, rows: pa.Table, topic: str, partition: int) -> Judged:
         """Judge rows that have ``_offset``. Rejects come first: warnings and failures are about the rows that stay. Raises RuleFailed.
@@ -55,7 +59,7 @@ class Rules:
         broken, raised = self._evaluate(rows)
         refused: dict[int, Refused] = {}
         for name, rule in self._source.rules.items():
-            for index in np.flatnonzero(raised[name]).tolist() if raised else ():
+            for index in np.flatnonzero(raised[name]).tolist():
                 refused.setdefault(index, Refused(Code.RULE, f"{rule.check} cannot be evaluated on this row", rule=name))
             for index in np.flatnonzero(broken[name]).tolist() if rule.on_failure == "reject" else ():
                 refused.setdefault(index, Refused(Code.RULE, f"{rule.check} is false", rule=name))
@@ -73,8 +77,19 @@ class Rules:
             warned[name] = found
         return Judged(refused, warned)
 
-    def _evaluate(self, rows: pa.Table) -> tuple[dict[str, Mask], dict[str, Mask]]:
-        """Rule -> which rows break it, and rule -> on which rows its expression raises."""
+    def _evaluate(self, rows: pa.Table) -> tuple[_Flags, _Flags]:
+        """Rule -> which rows break it, and rule -> on which rows its expression raises. Rows that DuckDB cannot hold at once are halved."""
+        try:
+            return self._flags(rows)
+        except duckdb.OutOfMemoryException:
+            middle = rows.num_rows // 2
+            if not middle:
+                raise
+            halves = zip(self._evaluate(rows.slice(0, middle)), self._evaluate(rows.slice(middle)), strict=True)
+        broken, raised = ({name: np.concatenate([one[name], two[name]]) for name in one} for one, two in halves)
+        return broken, raised
+
+    def _flags(self, rows: pa.Table) -> tuple[_Flags, _Flags]:
         try:
             broken = self._query(rows, "(({}) IS FALSE)")
         except duckdb.Error:
@@ -82,13 +97,10 @@ class Rules:
             tried = self._query(rows, "TRY(({}) IS FALSE)")
             raised = {name: np.asarray(column.is_null()) for name, column in tried.items()}
             return {name: np.asarray(column.fill_null(False)) for name, column in tried.items()}, raised
-        return {name: np.asarray(column) for name, column in broken.items()}, {}
+        return {name: np.asarray(column) for name, column in broken.items()}, dict.fromkeys(broken, np.zeros(rows.num_rows, np.bool_))
 
     def _query(self, rows: pa.Table, form: str) -> dict[str, pa.ChunkedArray]:
-        if self._connection is None:
-            self._connection = duckdb.connect(config={"threads": 1})
-            self._connection.execute("SET TimeZone = 'UTC'")
-        self._connection.register("typed", rows)
+        assert self._cursor is not None
         checks = ", ".join(form.format(rule.check) for rule in self._source.rules.values())
-        result = self._connection.execute(f"SELECT {checks} FROM typed").to_arrow_table()
+        result = self._cursor.query(f"SELECT {checks} FROM typed", "typed", rows)
         return dict(zip(self._source.rules, result.columns, strict=True))

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from flows.batch import Batch, Staged
 from flows.contract import Source
+from flows.database import Database
 from flows.stage.buffers import Mask, invalid_utf8
 from flows.stage.codes import Code
 from flows.stage.decoder import Decoded, Decoder
@@ -18,15 +19,15 @@ _BROKEN = "kappa-broken"
 
 
 class Stage:
-    """What a contract makes of its topic. One stage serves one thread.
+    """What a contract makes of its topic. One stage serves one thread, which is that of its ``database``.
 
     ``fast = False`` decodes record by record: the oracle of the tests.
     """
 
-    def __init__(self, source: Source, *, fast: bool = True) -> None:
+    def __init__(self, source: Source, database: Database | None = None, *, fast: bool = True) -> None:
         self._source = source
         self._decoder = Decoder(source, fast=fast) if source.format != "text" else None
-        self._rules = Rules(source)
+        self._rules = Rules(source, database or Database())
         if source.format == "text" and [field.type for field in source.contract_schema] != [pa.string()]:
             raise ValueError(f"source {source.name}: format text needs exactly one varchar column")
 

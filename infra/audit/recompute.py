@@ -13,6 +13,7 @@ import pyarrow as pa
 from flows.batch import RAW, RECORDS, Batch
 from flows.conform import Conform
 from flows.contract import Source
+from flows.database import Database
 from flows.ledger import Span
 from flows.plan import Node
 from flows.stage import Stage
@@ -60,9 +61,10 @@ class Recompute:
 
     def __init__(self, source: Source, nodes: Sequence[Node]) -> None:
         self._name = source.name
-        self._stage = Stage(source)
+        database = Database()
+        self._stage = Stage(source, database)
         self._nodes = {node.name: node for node in nodes}
-        self._conforms = {node.name: Conform(node) for node in nodes}
+        self._conforms = {node.name: Conform(node, database) for node in nodes}
 
     def close(self) -> None:
         for conform in self._conforms.values():

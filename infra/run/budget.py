@@ -9,23 +9,29 @@ from flows.settings import RunSettings
 
 MIB = 1024 * 1024
 PROCESS_BYTES = 260 * MIB  # measured: interpreter, Arrow, DuckDB, deltalake and librdkafka, with one flow that is idle
+TABLE_BYTES = 2 * MIB  # measured: a quarter of that while a table is idle, with its table of rejects; the rest are its open files
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one flow of a run may hold, in bytes."""
+    """What one flow of a run may hold, in bytes. ``duckdb_bytes``: of each worker."""
 
     limits: Limits
     flush_bytes: int
     duckdb_bytes: int
 
 
-def share(settings: RunSettings, flows: int, tables_per_flow: int) -> Budget:
-    """Split the limit over the flows that run at the same time, each lane of a flow, and each table's buffer."""
-    free = max(64 * MIB, settings.memory_limit - PROCESS_BYTES) // max(1, flows)
+def share(settings: RunSettings, flows: int, tables: int) -> Budget:
+    """Split the limit over the flows that run at the same time, each lane of a flow, and each table's buffer.
+
+    ``tables``: of one flow. Those of rejects do not count: a record's bytes are in one of the two.
+    """
+    tables = max(1, tables)
+    free = max(64 * MIB, settings.memory_limit - PROCESS_BYTES - flows * tables * TABLE_BYTES) // max(1, flows)
     lane = free // settings.workers
-    # a batch is held as messages, as columns, decoded and written: about eight times its bytes, beside the prefetch queue
-    batch_bytes = max(256 * 1024, min(settings.batch_bytes, lane // 24))
+    # A batch is held as messages and as columns, waiting and at work: twelve times its bytes; and each table makes its own rows of it,
+    # which its sink holds: up to five times.
+    batch_bytes = max(256 * 1024, min(settings.batch_bytes, lane // (12 + 5 * tables)))
     return Budget(
         Limits(
             commit_rows=settings.commit_rows,
@@ -35,6 +41,8 @@ def share(settings: RunSettings, flows: int, tables_per_flow: int) -> Budget:
             batch_bytes=batch_bytes,
             prefetch_bytes=max(MIB, min(32 * MIB, lane // 8)),
         ),
-        flush_bytes=max(MIB, min(16 * MIB, free // 8 // max(1, tables_per_flow))),
-        duckdb_bytes=max(32 * MIB, free // 8),
+        # a sink holds up to twice that, and as much again is being written: a quarter of what is free for all tables
+        flush_bytes=max(MIB // 4, min(16 * MIB, free // 16 // tables)),
+        # a bound for the SQL's own work, which is short: a batch that does not fit is halved, but a record cannot be
+        duckdb_bytes=max(128 * MIB, lane // 2),
     )

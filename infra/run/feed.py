@@ -120,7 +120,7 @@ class Feed:
         log.progress.records, log.progress.nbytes = self.progress.records, self.progress.nbytes  # of the flows before, too
         self.progress = log.progress
         sinks = {fed.target.name: TableSink(fed.target.name, self._parts(fed), self.control) for fed in tables}
-        return build(self.source, self.nodes, sinks, log, self.control, self.settings.run.max_rejects)
+        return build(self.source, self.nodes, sinks, log, self.control, self.settings.run.max_rejects, self.budget.duckdb_bytes)
 
     def _parts(self, fed: Fed) -> TableParts:
         definition = fed.target.definition

@@ -151,7 +151,7 @@ class Session:
         by_source: dict[str, list[Target]] = defaultdict(list)
         for target in targets:
             by_source[target.definition.source].append(target)
-        most_tables = max(map(len, by_source.values()), default=1)
+        most_tables = max((sum(t.definition.role != "rejected" for t in mine) for mine in by_source.values()), default=1)
         budget = share(self._project.settings.run, len(by_source), most_tables)
         for name, mine in by_source.items():
             source = self._project.sources[name]

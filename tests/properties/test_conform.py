@@ -247,7 +247,7 @@ def test_many_bad_records_cost_little(bad: int) -> None:
     conform = Conform(node)
     asked = []
     query = conform._query
-    conform._query = lambda sql: asked.append(sql) or query(sql)  # type: ignore[method-assign, func-returns-value]
+    conform._query = lambda sql, rows: asked.append(sql) or query(sql, rows)  # type: ignore[method-assign, func-returns-value]
     result = conform.conform(staged(rows, range(5000)), batch_of(range(5000)))
     assert (result.rejects.num_rows, result.rows.num_rows) == (bad, 5000 - bad)
     assert len(asked) <= 3
