@@ -44,7 +44,7 @@ DESCRIPTIONS: dict[Code, str] = {
     Code.BAD_VALUE: "the field's text is not one of its type's grammar, or is not a value of it (a 30th of February, NaN)",
     Code.OUT_OF_RANGE: "the value is well formed and the column's type cannot hold it exactly",
     Code.NULL_KEY: "a column of the source's key is null or absent",
-    Code.RULE: 'a rule of the contract with `on_failure = "reject"` is false for the row, or a rule\'s expression fails on it',
+    Code.RULE: 'a rule of the contract with `on_failure = "reject"` is false for the row, or fails on it',
     Code.TRANSFORM_ERROR: "the SQL of a table fails on this record",
     Code.SUPERSEDED: "a correction of a record that is not rejected in this generation",
     Code.PARKED: "the record was set aside by an operator",

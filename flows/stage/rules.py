@@ -21,10 +21,10 @@ from flows.stage.refusal import Refused
 class RuleFailed(KappaError):
     """A row breaks a rule with on_failure = "fail". ``rule``: its name; ``position``: the first such record."""
 
-    def __init__(self, source: str, rule: str, check: str, position: Position) -> None:
+    def __init__(self, source: str, rule: str, verdict: str, position: Position) -> None:
         super().__init__(
             f"the record {position} breaks the rule {rule} of source {source}",
-            cause=f'{check} is false, and the rule says on_failure = "fail"',
+            cause=f'{verdict}, and the rule says on_failure = "fail"',
             next_step=f"correct sources/{source}.toml or the producer, then: kappa run",
         )
         self.rule = rule
@@ -43,26 +43,24 @@ class Judged:
 
 
 class Rules:
-    """Evaluates a source's rules. A row breaks a rule when the check is FALSE; NULL passes, as in SQL's CHECK."""
+    """Evaluates a source's rules. A row breaks a rule when the check is FALSE or raises (an overflow); NULL passes, as in SQL's CHECK.
+
+    Only rules that reject decide which rows there are: the others may change at any time, and are not part of a fingerprint.
+    """
 
     def __init__(self, source: Source, database: Database) -> None:
         self._source = source
         self._cursor = database.cursor() if source.rules else None
 
     def judge(self, rows: pa.Table, topic: str, partition: int) -> Judged:
-        """Judge rows that have ``_offset``. Rejects come first: warnings and failures are about the rows that stay. Raises RuleFailed.
-
-        A row on which an expression raises (an overflow) is refused, whatever its rule's on_failure.
-        """
+        """Judge rows that have ``_offset``. Rejects come first: warnings and failures are about the rows that stay. Raises RuleFailed."""
         if not self._source.rules or not rows.num_rows:
             return Judged()
         broken, raised = self._evaluate(rows)
         refused: dict[int, Refused] = {}
         for name, rule in self._source.rules.items():
-            for index in np.flatnonzero(raised[name]).tolist():
-                refused.setdefault(index, Refused(Code.RULE, f"{rule.check} cannot be evaluated on this row", rule=name))
             for index in np.flatnonzero(broken[name]).tolist() if rule.on_failure == "reject" else ():
-                refused.setdefault(index, Refused(Code.RULE, f"{rule.check} is false", rule=name))
+                refused.setdefault(index, Refused(Code.RULE, _verdict(rule.check, raised[name][index]), rule=name))
         stays = np.ones(rows.num_rows, np.bool_)
         stays[list(refused)] = False
         offsets = rows.column("_offset")
@@ -73,12 +71,13 @@ class Rules:
                 continue
             found = pc.filter(offsets, pa.array(breaking)).combine_chunks()
             if rule.on_failure == "fail":
-                raise RuleFailed(self._source.name, name, rule.check, Position(topic, partition, found[0].as_py()))
+                verdict = _verdict(rule.check, raised[name][np.flatnonzero(breaking)[0]])
+                raise RuleFailed(self._source.name, name, verdict, Position(topic, partition, found[0].as_py()))
             warned[name] = found
         return Judged(refused, warned)
 
     def _evaluate(self, rows: pa.Table) -> tuple[_Flags, _Flags]:
-        """Rule -> which rows break it, and rule -> on which rows its expression raises. Rows that DuckDB cannot hold at once are halved."""
+        """Rule -> which rows break it, and rule -> on which of them its check raises. Rows that DuckDB cannot hold at once are halved."""
         try:
             return self._flags(rows)
         except duckdb.OutOfMemoryException:
@@ -96,7 +95,7 @@ class Rules:
             # IS FALSE is never NULL, so TRY gives NULL exactly where the expression raises.
             tried = self._query(rows, "TRY(({}) IS FALSE)")
             raised = {name: np.asarray(column.is_null()) for name, column in tried.items()}
-            return {name: np.asarray(column.fill_null(False)) for name, column in tried.items()}, raised
+            return {name: np.asarray(column.fill_null(True)) for name, column in tried.items()}, raised
         return {name: np.asarray(column) for name, column in broken.items()}, dict.fromkeys(broken, np.zeros(rows.num_rows, np.bool_))
 
     def _query(self, rows: pa.Table, form: str) -> dict[str, pa.ChunkedArray]:
@@ -104,3 +103,7 @@ class Rules:
         checks = ", ".join(form.format(rule.check) for rule in self._source.rules.values())
         result = self._cursor.query(f"SELECT {checks} FROM typed", "typed", rows)
         return dict(zip(self._source.rules, result.columns, strict=True))
+
+
+def _verdict(check: str, raised: bool) -> str:
+    return f"{check} cannot be evaluated on this row" if raised else f"{check} is false"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -118,7 +120,7 @@ def test_a_rule_fails_at_the_first_position() -> None:
 
 
 def test_a_rule_that_raises_rejects_that_row_alone() -> None:
-    rules = {"even": {"check": "a * 2 % 2 = 0", "on_failure": "warn"}, "small": {"check": "a < 5"}}
+    rules = {"even": {"check": "a * 2 % 2 = 0"}, "small": {"check": "a < 5"}}
     values = [b'{"a":%d}' % (index % 5) for index in range(200)]
     values[77] = values[78] = b'{"a":2147483647}'
     values[150] = b'{"a":9}'
@@ -127,6 +129,43 @@ def test_a_rule_that_raises_rejects_that_row_alone() -> None:
     assert [(r["_offset"], r["code"], r["rule"]) for r in rejects] == [(254, "rule", "even"), (256, "rule", "even"), (400, "rule", "small")]
     assert rejects[0]["reason"] == "a * 2 % 2 = 0 cannot be evaluated on this row"
     assert staged.rows.num_rows == 197
+
+
+def test_only_rules_that_reject_decide_which_rows_there_are() -> None:
+    """The others are not part of a fingerprint: also one whose expression raises leaves the row where it is."""
+    values: list[bytes | None] = [b'{"a":1}', b'{"a":2147483647}', b'{"a":3}']
+    even = {"check": "a * 2 % 2 = 0"}
+    staged = Stage(source(rules={"even": {**even, "on_failure": "warn"}})).stage(batch(values))
+    assert (staged.rows["_offset"].to_pylist(), staged.rejects.num_rows) == ([100, 102, 104], 0)
+    assert {name: offsets.to_pylist() for name, offsets in staged.warned.items()} == {"even": [102]}
+    with pytest.raises(RuleFailed, match="cannot be evaluated on this row") as raised:
+        Stage(source(rules={"even": {**even, "on_failure": "fail"}})).stage(batch(values))
+    assert raised.value.position == ("t", 7, 102)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "b = 'x' AND CAST(b AS integer) > 0",
+        "b <> 'x' OR CAST(b AS integer) > 0",
+        "CASE WHEN b = 'x' THEN true ELSE CAST(b AS integer) > 0 END",
+        "TRY_CAST(b AS integer) > 0",
+        "a IS NOT NULL AND 10 / a > 1",
+    ],
+)
+def test_a_check_means_what_it_means_in_a_select(check: str) -> None:
+    """The oracle is DuckDB itself, asked row by row: AND and OR evaluate both sides there, CASE does not."""
+    rows = [(1, "x"), (0, "1"), (20, "-1"), (3, None), (0, "x")]
+    oracle = duckdb.connect()
+    expected = []
+    for a, b in rows:
+        try:
+            (passed,) = oracle.execute(f"SELECT ({check}) FROM (SELECT ?::integer AS a, ?::varchar AS b)", [a, b]).fetchone() or ()
+        except duckdb.Error:
+            passed = False
+        expected.append(passed is not False)
+    staged = Stage(source(rules={"it": {"check": check}})).stage(batch([json.dumps({"a": a, "b": b}).encode() for a, b in rows]))
+    assert staged.rows["_offset"].to_pylist() == [100 + 2 * index for index, passed in enumerate(expected) if passed]
 
 
 @pytest.mark.parametrize("bad", [b'{"a":1.5}', b'{"a":1', b'{"a":1,"b":"\\ud800"}', b"{}", b'{"a":1,"a":1}', b"[]", b'{"a":1}{"a":2}'])
