@@ -50,6 +50,7 @@ class Conform:
 
     def __init__(self, node: Node, database: Database | None = None) -> None:
         self.node = node
+        self._partition_texts = [name for name in node.partition_by if pa.types.is_string(node.schema.field(name).type)]
         self._cursor = (database or Database()).cursor()
 
     def conform(self, rows: pa.Table, batch: Batch) -> Transformed:
@@ -90,8 +91,19 @@ class Conform:
             for half in halves:
                 self._transform(half, outcome)
             return
-        outcome.rows.append(made)
+        outcome.rows.append(self._without_empty_partitions(made, outcome))
         outcome.filtered.extend(filtered)
+
+    def _without_empty_partitions(self, made: pa.Table, outcome: _Outcome) -> pa.Table:
+        """Delta stores an empty text in a partition column as NULL: a record with such a row is a reject, rather than altered silently."""
+        for name in self._partition_texts:
+            empty = pc.equal(made.column(name), "").fill_null(False)
+            if pc.any(empty).as_py():
+                bad = np.unique(_offsets(made.filter(empty)))
+                reason = f"the partition column {name} is '', which Delta stores as NULL; NULLIF({name}, '') says so in the SQL"
+                outcome.rejected.extend((offset, reason) for offset in bad.tolist())
+                made = made.filter(pc.invert(pc.is_in(made.column("_offset"), pa.array(bad))))
+        return made
 
     def _set_aside(self, rows: pa.Table, error: duckdb.Error, outcome: _Outcome) -> None:
         if bad := self._probe(rows):

@@ -45,7 +45,7 @@ DESCRIPTIONS: dict[Code, str] = {
     Code.OUT_OF_RANGE: "the value is well formed and the column's type cannot hold it exactly",
     Code.NULL_KEY: "a column of the source's key is null or absent",
     Code.RULE: 'a rule of the contract with `on_failure = "reject"` is false for the row, or fails on it',
-    Code.TRANSFORM_ERROR: "the SQL of a table fails on this record",
+    Code.TRANSFORM_ERROR: "the SQL of a table fails on this record, or gives an empty text for a partition column",
     Code.SUPERSEDED: "a correction of a record that is not rejected in this generation",
     Code.PARKED: "the record was set aside by an operator",
 }

@@ -143,6 +143,23 @@ def test_null_values(bootstrap: str, topic_name: str, tmp_path: Path, policy: st
     assert ledgers["raw.events"]["written"] == 30
 
 
+def test_empty_texts_in_a_partition_column(bootstrap: str, topic_name: str, tmp_path: Path) -> None:
+    """Delta stores them as NULL: such a record is a reject of the table, unless the SQL says NULL itself."""
+    warehouse = make(tmp_path / "warehouse", bootstrap, topic_name)
+    head = '/* kind = "append"\npartition_by = ["note"] */ SELECT id, '
+    (warehouse.folder / "core/copy.sql").write_text(f"{head} note FROM staging.events")
+    (warehouse.folder / "core/nulled.sql").write_text(f"{head} NULLIF(note, '') AS note FROM staging.events")
+    notes = ["a", "", None, " ", "b", ""]
+    send(warehouse, [json.dumps({"id": number, "note": note}).encode() for number, note in enumerate(notes)])
+    kappa(warehouse.folder, "run", "--until-caught-up")
+    assert [(row["id"], row["note"]) for row in warehouse.rows("core.copy")] == [(n, note) for n, note in enumerate(notes) if note != ""]
+    assert [(row["id"], row["note"]) for row in warehouse.rows("core.nulled")] == [(n, note or None) for n, note in enumerate(notes)]
+    refused = warehouse.rows("core.copy__rejected")
+    assert [(row["_offset"], row["code"]) for row in refused] == [(1, "transform_error"), (5, "transform_error")]
+    assert "partition column note" in refused[0]["reason"]
+    assert not audit(warehouse.folder, "--full")
+
+
 def test_values_of_10_mb(bootstrap: str, topic_name: str, tmp_path: Path) -> None:
     """Kept when the contract allows them, else rejects. However many there are, memory stays at the smallest memory_limit and what few such
     records need on their way (measured: 580 to 600 MB)."""
