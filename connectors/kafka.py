@@ -17,6 +17,7 @@ import pyarrow as pa
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from connectors.clients import client
 from connectors.errors import KafkaFailed, LogCut, LogLost
 from connectors.guard import LogGuard
 from connectors.records import Run, runs
@@ -202,7 +203,7 @@ class Lane(StatelessSourcePartition[Batch]):
 
     def _pump(self) -> None:
         try:
-            consumer = Consumer({**consumer_config(self._source.config, self._limits), "error_cb": self._hear})
+            consumer = client(Consumer, {**consumer_config(self._source.config, self._limits), "error_cb": self._hear})
             try:
                 self._consume(consumer)
             finally:

@@ -239,7 +239,8 @@ class _Analysis:
             if name not in columns.names:
                 fix = near(name, columns.names, f"a column of the SELECT: {', '.join(columns.names)}")
                 raise SqlRefused(Problem(0, f"partition_by names {name}, which the SELECT does not give", fix))
-            if pa.types.is_nested(columns.field(name).type) or pa.types.is_binary(columns.field(name).type):
+            kind = columns.field(name).type
+            if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_floating(kind):  # NaN equals nothing
                 fix = "a column with few values, such as a date or a short text"
                 raise SqlRefused(Problem(0, f"partition_by names {name}, whose type cannot be part of a path", fix))
         return table.settings.partition_by

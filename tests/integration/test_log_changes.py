@@ -78,7 +78,7 @@ def test_a_topic_made_again_between_runs(warehouse: Warehouse, admin: AdminClien
 def test_a_topic_made_again_under_a_run(warehouse: Warehouse, admin: AdminClient) -> None:
     """A live consumer crosses it without an error of its own."""
     with at_work(warehouse.start("run")) as process:
-        wait_until(lambda: committed(warehouse.folder) == 300 or process.poll() is not None)
+        wait_until(lambda: committed(warehouse.folder, "core.event") == 300 or process.poll() is not None)
         before = warehouse.rows("core.event")
         make_again(warehouse, admin, 800)
         said, _ = process.communicate(timeout=60)
@@ -173,7 +173,7 @@ def test_a_partition_added_between_runs(warehouse: Warehouse, admin: AdminClient
 
 def test_a_partition_added_under_a_run(warehouse: Warehouse, admin: AdminClient) -> None:
     with Running(warehouse.folder) as run:
-        wait_until(lambda: committed(warehouse.folder) == 300)
+        wait_until(lambda: committed(warehouse.folder, "core.event") == 300)
         add_partition(warehouse, admin)
         warehouse.produce(301, 100)
         run.join()

@@ -288,6 +288,13 @@ def test_partitions(tmp_path: Path, settings: str, cause: str, fix: str) -> None
     assert fix in finding.fix
 
 
+def test_a_double_is_no_partition(tmp_path: Path) -> None:
+    """NaN equals nothing, so its rows would belong to no file."""
+    sql = '/*\nkind = "append"\npartition_by = ["half"]\n*/\nSELECT flight, flight / 2 AS half FROM staging.flights'
+    (finding,) = plan(tmp_path, {"core/t.sql": sql}).findings
+    assert "partition_by names half, whose type cannot be part of a path" in finding.cause
+
+
 def test_everything_wrong_is_shown_at_once(tmp_path: Path) -> None:
     files = {
         "sources/broken.toml": "topic = \n",
