@@ -191,6 +191,7 @@ class Lane(StatelessSourcePartition[Batch]):
         self._rows = self._bytes = 0
         self._moved = False
         self._marked_at = time.monotonic()
+        give_back()
         return Batch(batch.topic, batch.partition, batch.start, batch.end, batch.records, mark=True)
 
     def _still(self, *, mark: bool) -> list[Batch]:

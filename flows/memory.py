@@ -1,4 +1,5 @@
-"""Care for very large records, of which a few are as many bytes as a whole batch of others (DESIGN invariant I9)."""
+"""Keeping to ``memory_limit`` (DESIGN invariant I9): what is freed goes back, and very large records, of which a few are as many bytes as a
+whole batch of others, are known."""
 
 from __future__ import annotations
 

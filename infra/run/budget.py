@@ -30,8 +30,8 @@ def share(settings: RunSettings, flows: int, tables: int) -> Budget:
     free = max(64 * MIB, settings.memory_limit - PROCESS_BYTES - flows * tables * TABLE_BYTES) // max(1, flows)
     lane = free // settings.workers
     # A batch is held as messages and as columns, waiting and at work: twelve times its bytes; and each table makes its own rows of it,
-    # which its sink holds: up to five times.
-    batch_bytes = max(256 * 1024, min(settings.batch_bytes, lane // (12 + 5 * tables)))
+    # which its sink holds: up to five times. Twice that, because pools keep as much again for a while (measured, as the next lines are).
+    batch_bytes = max(256 * 1024, min(settings.batch_bytes, lane // (24 + 10 * tables)))
     return Budget(
         Limits(
             commit_rows=settings.commit_rows,
@@ -39,10 +39,10 @@ def share(settings: RunSettings, flows: int, tables: int) -> Budget:
             commit_interval_s=settings.commit_interval_s,
             batch_rows=settings.batch_rows,
             batch_bytes=batch_bytes,
-            prefetch_bytes=max(MIB, min(32 * MIB, lane // 8)),
+            prefetch_bytes=max(MIB, min(32 * MIB, lane // 16)),
         ),
-        # a sink holds up to twice that, and as much again is being written: a quarter of what is free for all tables
-        flush_bytes=max(MIB // 4, min(16 * MIB, free // 16 // tables)),
+        # a sink holds up to twice that, and as much again is being written: an eighth of what is free for all tables
+        flush_bytes=max(MIB // 4, min(16 * MIB, free // 32 // tables)),
         # a bound for the SQL's own work, which is short: a batch that does not fit is halved, but a record cannot be
         duckdb_bytes=max(128 * MIB, lane // 2),
     )
