@@ -16,7 +16,7 @@ from flows.errors import KappaError
 from flows.settings import MaintenanceSettings
 from sinks.address import TableAddress
 from sinks.cleanup import Vacuum, clean_log
-from sinks.compaction import Stopped, choose, live_files, rewrite
+from sinks.compaction import GROUP_BYTES, Stopped, choose, live_files, rewrite
 from sinks.errors import RewriteStale
 from sinks.log import DeltaLog
 from sinks.owner import Owner, Rewrite
@@ -33,10 +33,14 @@ _log = logging.getLogger("kappa.maintenance")
 
 @dataclass(slots=True)
 class Maintenance:
-    """The maintenance of one table: call ``after_commit`` after every commit of its owner, and ``finish`` at the end."""
+    """The maintenance of one table: call ``after_commit`` after every commit of its owner, and ``finish`` at the end.
+
+    ``group_bytes``: size of the row groups that a compaction writes, which decides what memory it takes.
+    """
 
     settings: MaintenanceSettings
     pool: Executor
+    group_bytes: int = GROUP_BYTES
     _job: Future[Rewrite | None] | None = None
     _seen: int = 0
     _next_cleanup: float = field(default_factory=time.monotonic)
@@ -99,7 +103,7 @@ class Maintenance:
             if not runs or not _compacting.acquire(blocking=False):
                 return None
             try:
-                return rewrite(address, table, runs, durable=self.settings.durable, stop=self._stop)
+                return rewrite(address, table, runs, durable=self.settings.durable, stop=self._stop, group_bytes=self.group_bytes)
             finally:
                 _compacting.release()
         finally:

@@ -128,7 +128,7 @@ class Feed:
             owner=fed.owner,
             starts={(self.source.topic, p): offset for p, offset in self.positions(fed).items()},
             files=FileWriter(fed.owner.address, definition.schema, definition.partition_by, durable=self.settings.maintenance.durable),
-            maintenance=Maintenance(self.settings.maintenance, self.pool),
+            maintenance=Maintenance(self.settings.maintenance, self.pool, self.budget.flush_bytes),
             pool=self.pool,
             flush_bytes=self.budget.flush_bytes,
             still_live=lambda: self.still_live(fed),
