@@ -136,7 +136,10 @@ class RowProducer:
                     raise self._failure(error) from error
 
     def _failure(self, error: KafkaException) -> KappaError:
-        self._producer.poll(0)  # hear of a fatal error, if that is behind it
+        try:
+            self._producer.poll(0)  # hear of a fatal error, if that is behind it
+        except KafkaException as fatal:  # the same, told in another way
+            self._note(fatal.args[0])
         problem = error.args[0]
         if problem.code() in _FENCED or problem.fatal() or problem.code() == KafkaError._FATAL or self._fatal:
             return LoadFenced(self._uri, "; ".join(dict.fromkeys(filter(None, (problem.str(), self._problem)))))
