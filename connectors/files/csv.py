@@ -13,6 +13,7 @@ from connectors.files.chunk import Broken, Chunk, Rows, cut, too_long
 from connectors.files.encoding import UTF8_BOM, encoding
 from connectors.files.errors import FormatMismatch, HeaderInvalid
 from connectors.files.input import InputFile
+from connectors.files.names import check_names, missing_columns
 from connectors.files.records import Records, Run
 from flows.contract import Source
 
@@ -47,7 +48,7 @@ class _Reader:
             self._records.skip_prefix(UTF8_BOM)
         names = self._header(source, file) if dialect.header else list(source.columns)
         self._width = len(names)
-        self.notices = _notices(source, file, names)
+        self.notices = missing_columns(source, file, names)
         self._values = Objects(names, names, dialect.null)
         self._keys = Objects(source.key, names, dialect.null) if source.key and set(source.key) <= set(names) else None
         self._rows: list[list[bytes]] = []
@@ -66,7 +67,7 @@ class _Reader:
                 cause = cause or str(error)
             if cause:
                 raise HeaderInvalid(file.path, cause, f"mend line {record.line}, or correct [csv] in sources/{source.name}.toml")
-            _check_names(source, file, names)
+            check_names(source, file, names, f"set header = false, or the right delimiter, under [csv] in sources/{source.name}.toml")
             return names
         return list(source.columns)
 
@@ -134,26 +135,3 @@ class _Reader:
         chunk = Chunk(keys, values, {index: why for index, (_, why) in self._broken.items()})
         self._rows, self._broken = [], {}
         return chunk
-
-
-def _check_names(source: Source, file: InputFile, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise HeaderInvalid(
-            file.path, f"columns named twice: {', '.join(map(repr, twice))}", "give each column of the file a name of its own"
-        )
-    if not set(names) & set(source.columns):
-        raise HeaderInvalid(
-            file.path,
-            f"none of its columns ({', '.join(names[:5])}{', …' if len(names) > 5 else ''}) is in the contract",
-            f"set header = false, or the right delimiter, under [csv] in sources/{source.name}.toml",
-        )
-
-
-def _notices(source: Source, file: InputFile, names: list[str]) -> list[str]:
-    missing = [name for name in source.columns if name not in names]
-    if not missing:
-        return []
-    needed = [name for name in missing if source.columns[name].not_null or name in source.key]
-    effect = f"the contract needs {', '.join(needed)}, so every row of this file will be a reject" if needed else "null in every row"
-    return [f"{file.path}: no column {', '.join(missing)}: {effect}"]

@@ -14,6 +14,7 @@ import pyarrow as pa
 from connectors.files.errors import FileUnreadable
 
 COMPRESSED = (".gz", ".zst")
+_BLOCK_BYTES = 1024 * 1024
 
 
 class Stream(Protocol):
@@ -36,6 +37,7 @@ class InputFile:
             self.file = path.open("rb")
         except OSError as error:
             raise FileUnreadable(path, str(error)) from error
+        self._streams: list[Stream] = []  # one that is dropped closes the file
         self._opened = self._state()
         self.size = os.fstat(self.file.fileno()).st_size
 
@@ -53,7 +55,15 @@ class InputFile:
     def content(self) -> Stream:
         """The decompressed bytes, from the beginning."""
         self.file.seek(0)
-        return _Content(self.path, _decompressed(self.file, self.compression))
+        self._streams.append(_decompressed(self.file, self.compression))
+        return _Content(self.path, self._streams[-1])
+
+    def check_compression(self) -> None:
+        """Decompress the file once, to its end: what breaks there would break after rows have been sent. Raises FileUnreadable."""
+        if self.compression:
+            content = self.content()
+            while content.read(_BLOCK_BYTES):
+                pass
 
     @property
     def position(self) -> int:

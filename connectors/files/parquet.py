@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.files.chunk import Chunk, Rows
+from connectors.files.chunk import Broken, Chunk, Rows
 from connectors.files.errors import FileUnreadable, FormatMismatch
 from connectors.files.input import InputFile
+from connectors.files.names import check_names, missing_columns
 from flows.contract import Source
 
 _BATCH_ROWS = 10_000
+_BATCH_BYTES = 16 * 1024 * 1024
 
 
 def read_parquet(source: Source, file: InputFile) -> Rows:
@@ -33,22 +35,52 @@ def read_parquet(source: Source, file: InputFile) -> Rows:
     unknown = [f"{field.name} ({field.type})" for field in parquet.schema_arrow if not _known(field.type)]
     if unknown:
         raise FormatMismatch(file.path, f"types that JSON cannot hold: {', '.join(unknown)}", "write these columns with another type")
-    return Rows([], _chunks(source, file, parquet))
+    names = parquet.schema_arrow.names
+    check_names(source, file, names, f"correct [columns] in sources/{source.name}.toml, or load the file into its own source")
+    return Rows(missing_columns(source, file, names), _chunks(source, file, parquet))
 
 
 def _chunks(source: Source, file: InputFile, parquet: pq.ParquetFile) -> Iterator[Chunk]:
     names = parquet.schema_arrow.names
     keyed = bool(source.key) and set(source.key) <= set(names)
     try:
-        for batch in parquet.iter_batches(_BATCH_ROWS):
+        for batch in parquet.iter_batches(_batch_rows(parquet.metadata)):
             if batch.num_rows:
-                texts = [json_text(column) for column in batch.columns]
+                columns, broken = _decodable(batch)
+                texts = [json_text(column) for column in columns]
                 if source.format == "csv":
                     texts = [_cells(text) for text in texts]
                 keys = _objects(source.key, [texts[names.index(name)] for name in source.key]) if keyed else [None] * batch.num_rows
-                yield Chunk([*keys], _objects(names, texts))
-    except (pa.ArrowException, OSError) as error:
+                yield Chunk([None if index in broken else key for index, key in enumerate(keys)], _objects(names, texts), broken)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FileUnreadable(file.path, str(error)) from error
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    """So many that a batch of the widest row group is about _BATCH_BYTES."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    row_bytes = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, row_bytes)))
+
+
+def _decodable(batch: pa.RecordBatch) -> tuple[list[pa.Array], dict[int, Broken]]:
+    """The columns with U+FFFD for what is not UTF-8 in a text, and which rows had it: Parquet does not check what writers put there."""
+    columns = list(batch.columns)
+    broken: dict[int, Broken] = {}
+    for index, column in enumerate(columns):
+        if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            values = column.cast(pa.large_binary()).to_pylist()
+            texts = [None if value is None else value.decode(errors="replace") for value in values]
+            wrong = [
+                row for row, (value, text) in enumerate(zip(values, texts, strict=True)) if text is not None and text.encode() != value
+            ]
+            broken |= {row: Broken(f"column {batch.schema.names[index]} is not UTF-8", None) for row in wrong}
+            columns[index] = pa.array(texts, pa.string())
+    return columns, broken
 
 
 def _objects(names: Sequence[str], texts: Sequence[pa.Array]) -> list[bytes]:
@@ -103,12 +135,13 @@ def _text(values: pa.Array) -> pa.Array:
 
 
 def _timestamp(values: pa.Array) -> pa.Array:
-    """ISO 8601 with microseconds, or with nanoseconds where there are any; with a zone: in UTC, marked Z."""
+    """ISO 8601 with microseconds, or with nanoseconds in the values that have any; with a zone: in UTC, marked Z."""
     kind = values.type
     instants = values.view(pa.timestamp(kind.unit))
     with contextlib.suppress(pa.ArrowInvalid):  # it would lose nanoseconds
         instants = instants.cast(pa.timestamp("us"))
-    return pc.strftime(instants, "%Y-%m-%dT%H:%M:%S" + ("Z" if kind.tz else ""))
+    texts = pc.strftime(instants, "%Y-%m-%dT%H:%M:%S" + ("Z" if kind.tz else ""))
+    return pc.replace_substring_regex(texts, r"(\.\d{6})000(Z?)$", r"\1\2")
 
 
 def _list_text(values: pa.Array) -> pa.Array:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from connectors import loads
+from connectors.files.errors import FileUnreadable
 from connectors.load import FileChanged, Loader, RowsElsewhere, Watch
 from connectors.peek import peek
 from connectors.topics import Admin, log_identity
@@ -48,6 +51,35 @@ def test_the_path_is_no_part_of_a_files_identity(kafka, topic_name, tmp_path):
     loader = Loader(kafka.config, source(topic_name))
     assert not loader.load(tmp_path / "a.csv").already
     assert loader.load(tmp_path / "b.csv").already
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "text"])
+def test_compressed_files_are_loaded(kafka, topic_name, tmp_path, kind):
+    """One after another: each is read to its end, committed, and known the next time."""
+    name = {"csv": "csv", "json": "ndjson", "text": "log"}[kind]
+    content = {"csv": b"id,name\n1,x\n", "json": b'{"id":1,"name":"x"}\n', "text": b"x\n"}[kind]
+    (tmp_path / f"a.{name}.gz").write_bytes(gzip.compress(content))
+    (tmp_path / f"b.{name}.zst").write_bytes(pa.Codec("zstd").compress(content, asbytes=True))
+    made = source(topic_name, kind)
+    if kind == "text":
+        made = Source(name=made.name, topic=topic_name, format=kind, columns={"line": Column.parse("varchar")}, key=())
+    loader = Loader(kafka.config, made)
+    for path in sorted(tmp_path.glob("*.*")):
+        assert loader.load(path).sent == 1
+        assert loader.load(path).already
+
+
+def test_nothing_of_a_truncated_archive_is_sent(kafka, topic_name, tmp_path):
+    """Else mending it, as the error says, would leave rows behind that the mended file has too."""
+    content = b"id,name\n" + b"".join(b"%d,row %d\n" % (n, n * 7919) for n in range(300_000))
+    packed = gzip.compress(content, 1)
+    (tmp_path / "f.csv.gz").write_bytes(packed[:-1000])
+    loader = Loader(kafka.config, source(topic_name))
+    with pytest.raises(FileUnreadable, match=r"f\.csv\.gz"):
+        loader.load(tmp_path / "f.csv.gz")
+    (tmp_path / "f.csv.gz").write_bytes(packed)
+    done = loader.load(tmp_path / "f.csv.gz")
+    assert (done.sent, done.rows) == (300_000, 300_000)
 
 
 def test_a_file_that_changed_while_half_loaded_is_an_error(loading):

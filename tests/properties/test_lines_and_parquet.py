@@ -181,6 +181,33 @@ def test_parquet_times_binary_and_maps(tmp_path):
     assert b'"id":null' in cells.values[1]
 
 
+def test_nanoseconds_of_one_row_leave_the_others_alone(tmp_path):
+    times = pa.array([1_577_836_800_000_000_000, 1_577_836_800_123_456_789, None], pa.int64())
+    table = pa.table({"id": [1, 2, 3], "at": times.cast(pa.timestamp("ns")), "zoned": times.cast(pa.timestamp("ns", tz="UTC"))})
+    pq.write_table(table, tmp_path / "f.parquet")
+    rows = [msgspec.json.decode(value) for value in values(read(source("json"), tmp_path / "f.parquet"))]
+    assert [row["at"] for row in rows] == ["2020-01-01T00:00:00.000000", "2020-01-01T00:00:00.123456789", None]
+    assert [row["zoned"] for row in rows] == ["2020-01-01T00:00:00.000000Z", "2020-01-01T00:00:00.123456789Z", None]
+
+
+def test_text_of_parquet_that_is_not_utf8_is_marked(tmp_path):
+    """Parquet does not check what a writer says is UTF-8."""
+    name = pa.StringArray.from_buffers(3, pa.array([b"a", b"b\xff", None], pa.binary()).buffers()[1], pa.py_buffer(b"ab\xff"))
+    table = pa.table({"id": [1, 2, 3], "name": name})
+    pq.write_table(table, tmp_path / "f.parquet")
+    [chunk] = read(source("json", ("id",)), tmp_path / "f.parquet")
+    assert chunk.keys == [b'{"id":1}', None, b'{"id":3}']
+    assert {index: why.cause for index, why in chunk.broken.items()} == {1: "column name is not UTF-8"}
+    assert [msgspec.json.decode(value)["name"] for value in chunk.values] == ["a", "b\ufffd", ""]
+
+
+@pytest.mark.parametrize("names", [("zz",), ("id", "id")])
+def test_parquet_without_a_column_of_the_contract_is_refused(tmp_path, names):
+    pq.write_table(pa.table([pa.array([1])] * len(names), names=list(names)), tmp_path / "f.parquet")
+    with pytest.raises(HeaderInvalid, match=r"none of its columns|named twice"):
+        read(source("json"), tmp_path / "f.parquet")
+
+
 def test_compressed_files_read_as_the_plain_one(tmp_path):
     content = b"id,name\n" + b"".join(b"%d,row %d\n" % (n, n) for n in range(50_000))
     (tmp_path / "a.csv").write_bytes(content)
