@@ -74,7 +74,7 @@ class RowProducer:
         for index, (key, value) in enumerate(zip(chunk.keys, chunk.values, strict=True)):
             pairs = [headers, ("kappa-row", b"%d" % (first_row + index))]
             if index in broken:
-                pairs += _marks(broken[index])
+                pairs += [*_marks(broken[index]), ("kappa-file", self._uri.encode())]
             try:
                 produce(self._topic, value, key, headers=pairs)
             except (BufferError, KafkaException):

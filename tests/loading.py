@@ -131,6 +131,7 @@ class Loading:
             if isinstance(wanted, bytes):
                 assert key is None
                 assert self.file.read_bytes().split(b"\n")[int(headers["kappa-line"]) - 1] == wanted
+                assert headers["kappa-file"].decode() == self.file.as_uri()
             else:
                 assert json.loads(key) == {"carrier": wanted["carrier"], "flight": wanted["flight"]}
         assert len({headers["kappa-load"] for _, _, headers, _ in records}) == times

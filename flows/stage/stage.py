@@ -99,7 +99,7 @@ class Stage:
 
 
 def _broken(headers: pa.Array) -> dict[int, Refused]:
-    """Rows that ``load`` could not read: their headers name the cause, the line and the load."""
+    """Rows that ``load`` could not read: their headers name the cause, the line, the file and the load."""
     names = headers.flatten().field(0)
     if not len(names) or not pc.any(pc.equal(names, _BROKEN)).as_py():
         return {}
@@ -107,7 +107,7 @@ def _broken(headers: pa.Array) -> dict[int, Refused]:
     parents = pc.list_parent_indices(headers).filter(pc.equal(names, _BROKEN).fill_null(False))
     for index in pc.unique(parents).to_pylist():
         found = {header["name"]: (header["value"] or b"").decode("utf-8", "replace") for header in headers[index].as_py()}
-        where = "".join(f", {what} {found[name]}" for name, what in (("kappa-line", "line"), ("kappa-load", "load")) if name in found)
+        where = "".join(f", {what} {found[f'kappa-{what}']}" for what in ("line", "file", "load") if f"kappa-{what}" in found)
         refused[index] = Refused(Code.UNREADABLE_ROW, f"{found[_BROKEN]}{where}")
     return refused
 

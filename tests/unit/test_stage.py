@@ -19,6 +19,7 @@ BROKEN = [
     {"name": "kappa-load", "value": b"L1"},
     {"name": "kappa-broken", "value": b"unclosed quote"},
     {"name": "kappa-line", "value": b"17"},
+    {"name": "kappa-file", "value": b"file:///f.csv"},
 ]
 
 
@@ -73,7 +74,7 @@ def test_a_row_that_load_could_not_read() -> None:
     staged = Stage(source(format="csv")).stage(batch([b'1,"x', b'{"a":"1"}', None], {0: BROKEN, 2: BROKEN}))
     assert codes(staged) == {100: "unreadable_row", 104: "unreadable_row"}
     reject = staged.rejects.to_pylist()[0]
-    assert reject["reason"] == "unclosed quote, line 17, load L1"
+    assert reject["reason"] == "unclosed quote, line 17, file file:///f.csv, load L1"
     assert reject["headers"] == BROKEN
     assert staged.rows["_offset"].to_pylist() == [102]
 
