@@ -22,6 +22,9 @@ from flows.errors import KappaError
 SCHEMAS = ("raw", "staging", "core", "analytics")
 _NAME = re.compile(r'"?\b(raw|staging|core|analytics)\b"?\s*\.\s*"?(\w+)"?', re.IGNORECASE)
 _LISTS_ALL = re.compile(r"\b(?:show|information_schema|pg_catalog|duckdb_\w+)\b", re.IGNORECASE)
+_SHOW_TABLES = re.compile(r"\A\s*show\s+(?:all\s+)?tables\s*;?\s*\Z", re.IGNORECASE)
+# without the Delta tables as they are attached, which hold what the views leave out
+_TABLES = "SELECT schema, name, column_names, column_types FROM (SHOW ALL TABLES) WHERE database = current_database() ORDER BY ALL"
 _BACKTRACE = re.compile(r"\s*(?:Stack )?backtrace:.*|\n\s+0: .*", re.IGNORECASE | re.DOTALL)
 _NO_TABLE = re.compile(r'Table with name "?([\w.]+)"? does not exist', re.IGNORECASE)
 
@@ -101,6 +104,8 @@ class Engine:
     def relation(self, query: str) -> duckdb.DuckDBPyRelation:
         """The query as a lazy relation on a cursor of its own. Raises TableUnknown, ViewInvalid or QueryFailed."""
         self._make_all(self._named(query))
+        if _SHOW_TABLES.match(query):
+            query = _TABLES
         try:
             return self._connection.cursor().sql(query)
         except duckdb.CatalogException:

@@ -90,9 +90,12 @@ def test_an_unknown_table_lists_near_names(engine: Engine) -> None:
 
 
 def test_listing_shows_every_table_and_view_that_can_be_bound(engine: Engine) -> None:
-    listed = {f"{schema}.{name}" for _, schema, name, *_ in engine.relation("SHOW ALL TABLES").fetchall()}
-    assert {"core.flight", "raw.flights", "staging.flights__rejected", "analytics.flight"} <= listed
+    answer = engine.relation("SHOW ALL TABLES").fetchall()
+    listed = [f"{schema}.{name}" for schema, name, *_ in answer]
+    assert {"core.flight", "raw.flights", "staging.flights__rejected", "analytics.flight"} <= set(listed)
     assert "analytics.later" not in listed
+    assert len(set(listed)) == len(listed)  # not the attached Delta tables too
+    assert engine.relation(" show tables;").fetchall() == answer
 
 
 def test_a_name_that_only_duckdb_sees_is_found(engine: Engine) -> None:
