@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from flows.errors import KappaError
 from flows.ledger import LogIdentity, RunIdentity, Span
@@ -74,6 +75,18 @@ class TableAltered(KappaError):
             f"the Delta table of {table} was altered by another program",
             cause=cause,
             next_step=f"undo that change, or build the table anew: kappa run --rebuild {table}",
+        )
+        self.table = table
+
+
+class TableLost(KappaError):
+    """The folder of a table that the catalogue names holds no Delta log any more."""
+
+    def __init__(self, table: str, folder: Path) -> None:
+        super().__init__(
+            f"table {table} cannot be read",
+            cause=f"{folder} holds no Delta log any more",
+            next_step=f"restore the folder, or build the table anew: kappa run --rebuild {table}",
         )
         self.table = table
 

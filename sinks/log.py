@@ -66,7 +66,8 @@ class DeltaLog:
             return -1
 
     def _numbers(self, name: re.Pattern[str]) -> list[int]:
-        return sorted(int(match[1]) for path in self.path.iterdir() if (match := name.match(path.name)))
+        paths = self.path.iterdir() if self.path.is_dir() else ()  # no folder: no version
+        return sorted(int(match[1]) for path in paths if (match := name.match(path.name)))
 
 
 def encode(actions: Sequence[Action]) -> bytes:

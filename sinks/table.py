@@ -10,7 +10,7 @@ from deltalake.exceptions import DeltaError
 
 from flows.ledger import LogIdentity, RunIdentity
 from sinks.address import TableAddress
-from sinks.errors import LedgerBroken, LedgerLost, LogChanged, TableAltered, describe
+from sinks.errors import LedgerBroken, LedgerLost, LogChanged, TableAltered, TableLost, describe
 from sinks.log import Action, DeltaLog, info_of
 from sinks.record import CommitRecord
 from sinks.storage import StorageUnusable
@@ -52,9 +52,12 @@ def open_table(address: TableAddress, version: int | None = None) -> DeltaTable:
     """The table at ``version``, or at its last.
 
     Always opened by number: deltalake lists the log's folder, and a listing beside fast commits may show one without the one before it,
-    which deltalake refuses as a gap. All versions up to one that is there are there.
+    which deltalake refuses as a gap. All versions up to one that is there are there. Raises TableLost when there is none.
     """
-    version = DeltaLog(address.folder).versions()[-1] if version is None else version
+    versions = DeltaLog(address.folder).versions() if version is None else [version]
+    if not versions:
+        raise TableLost(address.name, address.folder)
+    version = versions[-1]
     return DeltaTable(address.uri, version=version, storage_options=dict(address.storage_options) or None)
 
 

@@ -16,6 +16,7 @@ from infra.audit.rows import Rows
 from sinks.address import TableAddress
 from sinks.catalog import CatalogState
 from sinks.engine import Engine, Pinned
+from sinks.errors import TableLost
 from sinks.history import newest
 from sinks.log import DeltaLog
 from sinks.table import open_table
@@ -27,12 +28,13 @@ REJECTED = "__rejected"
 class Audited:
     """One table: its newest version when the audit began, the walk over its commits, its rows, and a proof for each partition.
 
-    ``same_log``: its topic is the one that it was built from, which ``Audit.count`` finds out.
+    ``rows``: None when the table cannot be read, which is a finding; ``same_log``: its topic is the one that it was built from, which
+    ``Audit.count`` finds out.
     """
 
     address: TableAddress
     version: int
-    rows: Rows
+    rows: Rows | None
     walk: Walk
     proofs: dict[tuple[str, int], Proof] = field(default_factory=dict)
     same_log: bool = False
@@ -48,8 +50,9 @@ class Audit:
     def __init__(self, root: str, state: CatalogState, config: Mapping[str, str], memory_limit: int = 1_000_000_000) -> None:
         self._config = config
         self._addresses = {name: TableAddress(root, name, entry.generation) for name, entry in state.tables.items()}
-        self._versions = {name: DeltaLog(address.folder).versions()[-1] for name, address in self._addresses.items()}
-        pinned = [Pinned(name, address.uri, self._versions[name], hidden=False) for name, address in self._addresses.items()]
+        versions = {name: DeltaLog(address.folder).versions() for name, address in self._addresses.items()}
+        self._versions = {name: found[-1] for name, found in versions.items() if found}
+        pinned = [Pinned(name, self._addresses[name].uri, version, hidden=False) for name, version in self._versions.items()]
         self._engine = Engine(pinned, {}, memory_limit)
         self.tables: dict[str, Audited] = {}
         self.logs: dict[str, TopicLog] = {}
@@ -58,13 +61,22 @@ class Audit:
         self._engine.close()
 
     def table(self, name: str) -> Audited:
-        """Walk a table's commits and count its rows; the same answer when asked again. Raises QueryFailed when it cannot be read."""
+        """Walk a table's commits and count its rows; the same answer when asked again. That it cannot be read is a finding."""
         if name not in self.tables:
-            self.tables[name] = self._table(name)
+            try:
+                self.tables[name] = self._table(name)
+            except KappaError as error:
+                address = self._addresses[name]
+                lost = Audited(address, self._versions.get(name, -1), None, Walk(address, multiplies=False))
+                lost.walk.find(f"it cannot be read: {error.cause or error.what}")
+                self.tables[name] = lost
         return self.tables[name]
 
     def _table(self, name: str) -> Audited:
-        address, version = self._addresses[name], self._versions[name]
+        address = self._addresses[name]
+        if name not in self._versions:
+            raise TableLost(name, address.folder)
+        version = self._versions[name]
         rows = Rows(self._engine, name)
         walk = Walk(address, rows.multiplies).all(commits_of(address, version))
         audited = Audited(address, version, rows, walk)
@@ -134,8 +146,8 @@ class Audit:
             commit = newest(address) if name.startswith("raw.") else None
             if commit is not None and commit.record is not None:
                 spans = {partition: span for (of, partition), span in commit.record.totals.items() if of == topic}
-                if spans:
-                    return Rows(self._engine, name), spans
+                if spans and (rows := self.table(name).rows) is not None:
+                    return rows, spans
         return None, {}
 
     def rejects(self, names: Iterable[str]) -> None:

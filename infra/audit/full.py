@@ -18,6 +18,8 @@ def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, 
     for name in names:
         definition = definitions.get(name)
         audited = audit.table(name)
+        if audited.rows is None:
+            continue  # found already
         if definition is None or audited.address.generation.partition("-")[0] != definition.fingerprint:
             what = "is not in the folder any more" if definition is None else "has changed since the table was built"
             audited.walk.find(f"its definition {what}: it cannot be made again")
@@ -33,7 +35,11 @@ def _source(audit: Audit, name: str, tables: list[str], project: Project, plan: 
     try:
         for place in sorted({place for table in tables for place in audit.table(table).proofs if place[0] == source.topic}):
             audited = {table: audit.table(table) for table in tables}
-            proofs = {table: (each.proofs[place], each.rows) for table, each in audited.items() if place in each.proofs and each.same_log}
+            proofs = {
+                table: (each.proofs[place], each.rows)
+                for table, each in audited.items()
+                if place in each.proofs and each.same_log and each.rows is not None
+            }
             if proofs:
                 work.check(audit.log(source.topic), place[1], proofs)
     except KappaError as error:

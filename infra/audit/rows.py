@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import duckdb
 import pyarrow as pa
 
 from infra.audit.findings import EXAMPLES, Proof
-from sinks.engine import Engine
+from sinks.engine import Engine, QueryFailed, message
 
 CHUNK_OFFSETS = 4_000_000
 
@@ -59,11 +60,20 @@ class Rows:
             proof.find(f"the rows have {proof.offsets} distinct positions, and the ledger says {proof.span.written} written")
 
     def read(self, partition: int, start: int, end: int) -> pa.Table:
-        """The rows with positions in ``[start, end)``, by position."""
+        """The rows with positions in ``[start, end)``, by position. Raises QueryFailed."""
         order = "_offset, _row" if self.multiplies else "_offset"
-        return self._engine.relation(
-            f"FROM {self._from} WHERE _partition = {partition} AND _offset >= {start} AND _offset < {end} ORDER BY {order}"
-        ).to_arrow_table()
+        query = f"FROM {self._from} WHERE _partition = {partition} AND _offset >= {start} AND _offset < {end} ORDER BY {order}"
+        try:
+            return self._engine.relation(query).to_arrow_table()
+        except duckdb.Error as error:
+            raise self._unreadable(error) from None
 
     def _ask(self, query: str) -> list[tuple[int, ...]]:
-        return self._engine.relation(query).fetchall()
+        try:
+            return self._engine.relation(query).fetchall()
+        except duckdb.Error as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: duckdb.Error) -> QueryFailed:
+        """A data file is lost or damaged, which shows only when it is read."""
+        return QueryFailed(f"table {self.table} cannot be read", cause=message(error))

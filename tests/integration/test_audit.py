@@ -229,6 +229,18 @@ def test_a_finding_names_positions_and_the_next_command(caught_up: Warehouse) ->
     assert "1 finding" in text
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_lost_or_damaged_table_is_a_finding_and_the_others_are_proved(caught_up: Warehouse, full: bool) -> None:
+    tables = caught_up.catalogue()["tables"]
+    shutil.rmtree(caught_up.folder / "data" / tables["core.tag"]["path"])
+    for file in (caught_up.folder / "data" / tables["staging.events"]["path"]).glob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:500])
+    found = findings(audit(caught_up, *(["--full"] if full else []), status=1))
+    assert set(found) == {"core.tag", "staging.events"}
+    assert all(what.startswith("it cannot be read: ") for each in found.values() for what in each)
+    assert "build the table anew: kappa run --rebuild core.tag" in kappa(caught_up, "show", "core.tag", status=1)
+
+
 def test_another_programs_append_is_found(caught_up: Warehouse) -> None:
     uri = str(caught_up.folder / "data" / caught_up.catalogue()["tables"]["core.event"]["path"])
     rows = pa.table(DeltaTable(uri).to_pyarrow_table()).slice(0, 1)
