@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
+import msgspec
 from duckdb.sqltypes import DuckDBPyType
 
 from flows.sql.storage import COLUMN_NAME
 from flows.sql.tree import quoted
 from flows.types import TypeRefused, storage_type
 from infra.infer.proposal import Guess, Proposal
-from infra.infer.sample import Sample
-from infra.infer.texts import Texts
+from infra.infer.sample import NothingToInfer, Sample
+from infra.infer.texts import WIDE, Texts
 from infra.infer.verify import verify
 
 _TEXTUAL = ("varchar", "date", "timestamp", "timestamp with time zone", "time", "uuid", "timestamp_ns")
@@ -29,12 +31,31 @@ def propose(sample: Sample, name: str, topic: str, origin: str) -> Proposal:
     proposal = Proposal(name, topic, sample.format, f"{scope} of {origin}", {}, sample.dialect)
     if sample.broken:
         proposal.remarks.append(f"{sample.broken:,} records could not be read: they will be rejects with the code unreadable_row")
+    if sample.format == "json":
+        sample = _decodable(sample, proposal)
     if sample.format == "text":
         proposal.columns["line"] = Guess("varchar", True, "the whole value")
     else:
         _columns(sample, proposal)
     verify(sample, proposal)
     return proposal
+
+
+def _decodable(sample: Sample, proposal: Proposal) -> Sample:
+    """Without the values that are no JSON objects, which are remarked. Raises NothingToInfer when none is left."""
+    values = [value for value in sample.values if _is_object(value)]
+    if not values:
+        raise NothingToInfer(f"nothing in {proposal.origin} is a JSON object", next_step="name a file or a topic with JSON objects")
+    if left_out := len(sample.values) - len(values):
+        proposal.remarks.append(f"{left_out:,} records are no JSON objects: they will be rejects")
+    return replace(sample, values=values)
+
+
+def _is_object(value: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(value), dict)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _columns(sample: Sample, proposal: Proposal) -> None:
@@ -95,6 +116,8 @@ def _json_guess(texts: Texts, name: str, sniffed: DuckDBPyType) -> Guess:
     """A column of JSON whose members' types DuckDB sniffed; times are texts there."""
     guess = texts.guess(name, (), numbers=False)
     kind = _json_type(sniffed)
+    if kind == "double" and (wide := texts.guess(name, (), numbers=True)).type == WIDE:
+        return wide
     if kind == "varchar":
         return guess
     if kind == "json" and guess.note == "always null":

@@ -13,6 +13,7 @@ from infra.infer.proposal import Guess
 NULL_TEXTS = ("", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "nil", "NaN", "nan", "\\N", "-", "?")
 _MISSING = ("NA", "N/A", "#N/A", "NULL", "\\N")  # in a column of texts these are likely, but not surely, null
 _PLAIN_INTEGER = "-?(0|[1-9][0-9]*)"
+WIDE = "decimal(38,0)"
 _TIMES = ("timestamptz", "date", "timestamp")
 
 
@@ -63,6 +64,8 @@ class Texts:
             "any": "true",
             "integer": f"regexp_full_match(v, '{_PLAIN_INTEGER}') AND TRY_CAST(v AS INTEGER) IS NOT NULL",
             "bigint": f"regexp_full_match(v, '{_PLAIN_INTEGER}') AND TRY_CAST(v AS BIGINT) IS NOT NULL",
+            "whole": f"regexp_full_match(v, '{_PLAIN_INTEGER}')",
+            "whole_38": f"regexp_full_match(v, '{_PLAIN_INTEGER}') AND length(ltrim(v, '-')) <= 38",
             "zeros": "regexp_full_match(v, '-?0[0-9]+')",
             "double": f"regexp_full_match(v, '{GRAMMAR['double']}') AND isfinite(TRY_CAST(v AS DOUBLE))",
             "boolean": "lower(v) IN ('true', 'false', 't', 'f')",
@@ -76,6 +79,8 @@ class Texts:
             for kind in ("integer", "bigint"):
                 if found[kind] == found["any"]:
                     return kind
+            if found["whole"] == found["any"]:
+                return WIDE if found["whole_38"] == found["any"] else "varchar"
             if found["double"] == found["any"]:
                 return self._decimal(values) or "double"
         kinds = ("boolean", *_TIMES) if numbers else _TIMES
@@ -91,6 +96,8 @@ class Texts:
         return f"decimal(18,{low})" if not whole and low == high and 2 <= low <= 4 and digits <= 16 else None
 
     def _note(self, column: str, kind: str, nulls: Sequence[str]) -> str:
+        if kind == WIDE:
+            return "a guess: integers that bigint cannot hold"
         if kind.startswith("decimal"):
             return "a guess: always the same number of decimals; double for measurements"
         if kind == "varchar":

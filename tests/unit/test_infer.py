@@ -186,6 +186,28 @@ def test_any_csv_passes_the_contract_that_is_proposed(columns: list[list[str]]) 
         assert len(infer(file).columns) == len(columns)
 
 
+def test_integers_beyond_bigint_keep_their_digits(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,v,long\n99999999999999999999,1e5,1\n1,2.5,%s\n" % ("9" * 39))
+    assert {name: column.text for name, column in infer(tmp_path / "a.csv").columns.items()} == {
+        "id": "decimal(38,0)",
+        "v": "double",
+        "long": "varchar",
+    }
+    (tmp_path / "b.ndjson").write_text('{"id":12345678901234567890123,"x":1.5}\n{"id":2,"x":3}\n')
+    assert {name: column.text for name, column in infer(tmp_path / "b.ndjson").columns.items()} == {"id": "decimal(38,0)", "x": "double"}
+
+
+def test_records_that_are_no_json_are_left_out_and_remarked(tmp_path: Path) -> None:
+    (tmp_path / "c.ndjson").write_text('{"a":1}\n{bad\n[1]\n{"a":2}\n')
+    done = CliRunner().invoke(cli, ["source", "infer", str(tmp_path / "c.ndjson")], standalone_mode=False)
+    assert done.exception is None
+    assert "# 2 records are no JSON objects: they will be rejects" in done.output
+    assert 'a = "bigint not null"' in done.output
+    (tmp_path / "d.ndjson").write_text("{bad\n")
+    done = CliRunner().invoke(cli, ["source", "infer", str(tmp_path / "d.ndjson")], standalone_mode=False)
+    assert "nothing in 1 records of d.ndjson is a JSON object" in str(done.exception)
+
+
 JSON = st.recursive(
     st.none()
     | st.booleans()
