@@ -94,18 +94,18 @@ def test_without_a_dsn_the_mirror_does_nothing():
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), commits=st.integers(0, 12), queue=st.integers(1, 5))
-def test_whatever_is_reported_or_dropped_the_mirror_ends_equal_to_the_history(dsn, data, commits, queue):
+def test_whatever_is_reported_or_dropped_the_mirror_ends_equal_to_the_history(empty, data, commits, queue):
     """Any subset, in any order, doubled, by two mirrors at once, with a queue that overflows."""
     history = MemoryHistory.of(commits)
     warehouse = uuid.uuid4().hex
     reported = [data.draw(st.lists(st.sampled_from(range(commits)))) if commits else [] for _ in range(2)]
-    mirrors = [Mirror(SecretStr(dsn), warehouse=warehouse, history=history, queue_records=queue) for _ in range(2)]
+    mirrors = [Mirror(SecretStr(empty), warehouse=warehouse, history=history, queue_records=queue) for _ in range(2)]
     with mirrors[0], mirrors[1]:
         for mirror, part in zip(mirrors, reported, strict=True):
             for version in part:
                 report(mirror, version)
-    rebuild(SecretStr(dsn), warehouse, history)
-    with psycopg.connect(dsn) as connection:
+    rebuild(SecretStr(empty), warehouse, history)
+    with psycopg.connect(empty) as connection:
         rows = connection.execute(
             "SELECT version, commit_id, rows, committed_at, metadata FROM kappa.commits WHERE warehouse = %s ORDER BY 1", [warehouse]
         ).fetchall()
