@@ -73,6 +73,8 @@ def _table(project: Project, catalog: Catalog, state: CatalogState, name: str, c
     entry = state.tables[name]
     only = CatalogState(state.n, tables={name: entry})
     (status,), unknown = read_all(project.storage, only, config)
+    if status.unreadable is not None:
+        raise status.unreadable
     address = TableAddress(project.storage, name, entry.generation)
     schema = pa.schema(open_table(address, status.version).schema().to_arrow())
     it = Description(name, entry.kind, {column.name: type_name(column.type) for column in schema}, status=status)

@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 from connectors.errors import KafkaFailed
 from connectors.extent import extent
 from flows.batch import Failure
+from flows.errors import KappaError
 from sinks.address import TableAddress
 from sinks.catalog import CatalogState
-from sinks.history import Commit, commits
+from sinks.errors import TableLost, TableUnreadable
+from sinks.history import Commit, commits, newest
 from sinks.record import CommitRecord, Partition
 from sinks.table import open_table
 
@@ -25,7 +27,8 @@ Stable = Mapping[Partition, int]
 class TableStatus:
     """A stored table. ``files`` and ``nbytes``: of the newest version; ``record``: its newest ledger, None before the first claim.
 
-    ``last``: the newest commit that moved positions; ``lag``: offsets of the log that are not yet in the table, None when unknown.
+    ``last``: the newest commit that moved positions; ``lag``: offsets of the log that are not yet in the table, None when unknown;
+    ``unreadable``: why the table cannot be read, then its numbers mean nothing.
     """
 
     name: str
@@ -38,9 +41,17 @@ class TableStatus:
     record: CommitRecord | None
     last: Commit | None
     lag: int | None
+    unreadable: KappaError | None = None
+
+    @property
+    def state(self) -> str:
+        """``live``, ``failed`` or ``unreadable``."""
+        return "unreadable" if self.unreadable else "failed" if self.failure else "live"
 
     @property
     def failure(self) -> Failure | None:
+        if self.unreadable is not None:
+            return Failure(self.name, self.unreadable.cause, (), self.unreadable.next_step)
         return self.record.failure if self.record else None
 
     @property
@@ -53,7 +64,7 @@ class TableStatus:
 
 
 def read_status(address: TableAddress, kind: str, stable: Stable) -> TableStatus:
-    """One table. ``stable``: last stable offset by topic partition, empty when Kafka is away."""
+    """One table. ``stable``: last stable offset by topic partition, empty when Kafka is away. Raises TableLost and TableUnreadable."""
     table = open_table(address)
     files = pa.table(table.get_add_actions(flatten=True))
     record, last = None, None
@@ -88,12 +99,22 @@ def read_all(root: str, state: CatalogState, config: Mapping[str, str] | None) -
     addresses = {name: TableAddress(root, name, entry.generation) for name, entry in sorted(state.tables.items())}
     positions = {place for address in addresses.values() for place in _positions(address)}
     stable, unknown = _stable(config, positions)
-    return [read_status(address, state.tables[name].kind, stable) for name, address in addresses.items()], unknown
+    return [_status(address, state.tables[name].kind, stable) for name, address in addresses.items()], unknown
+
+
+def _status(address: TableAddress, kind: str, stable: Stable) -> TableStatus:
+    try:
+        return read_status(address, kind, stable)
+    except (TableLost, TableUnreadable) as error:
+        return TableStatus(address.name, kind, address.generation, 0, 0, 0, 0, record=None, last=None, lag=None, unreadable=error)
 
 
 def _positions(address: TableAddress) -> set[Partition]:
-    record = next((commit.record for commit in commits(address) if commit.record is not None), None)
-    return set(record.positions) if record else set()
+    try:
+        commit = newest(address)
+    except TableUnreadable:
+        return set()
+    return set(commit.record.positions) if commit is not None and commit.record is not None else set()
 
 
 def _stable(config: Mapping[str, str] | None, places: set[Partition]) -> tuple[dict[Partition, int], str | None]:

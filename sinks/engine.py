@@ -80,15 +80,21 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
 class Engine:
     """An in-memory DuckDB with the schemas of SCHEMAS, whose tables and views appear when a query names them.
 
-    ``tables`` and ``views`` (name -> SQL) are fixed for its life. ``memory_limit``: bytes for DuckDB (default: half of the machine);
-    what does not fit spills to a temporary folder that ``close`` removes.
+    ``tables``, ``views`` (name -> SQL) and ``lost`` (tables that cannot be read, and why) are fixed for its life. ``memory_limit``: bytes
+    for DuckDB (default: half of the machine); what does not fit spills to a temporary folder that ``close`` removes.
     """
 
-    def __init__(self, tables: Iterable[Pinned], views: Mapping[str, str], memory_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        tables: Iterable[Pinned],
+        views: Mapping[str, str],
+        memory_limit: int | None = None,
+        lost: Mapping[str, KappaError] | None = None,
+    ) -> None:
         self._tables = {table.name: table for table in tables}
         self._views = dict(views)
         self._made: set[str] = set()
-        self._broken: dict[str, str] = {}
+        self._broken: dict[str, KappaError] = dict(lost or {})
         self._spill = tempfile.TemporaryDirectory(prefix="kappa-query-")
         limit = memory_limit or psutil.virtual_memory().total // 2
         self._connection = duckdb.connect(config={"memory_limit": f"{limit // 1_000_000}MB", "temp_directory": self._spill.name})
@@ -102,7 +108,7 @@ class Engine:
         self._spill.cleanup()
 
     def relation(self, query: str) -> duckdb.DuckDBPyRelation:
-        """The query as a lazy relation on a cursor of its own. Raises TableUnknown, ViewInvalid or QueryFailed."""
+        """The query as a lazy relation on a cursor of its own. Raises TableUnknown, ViewInvalid, QueryFailed, or why a table is lost."""
         self._make_all(self._named(query))
         if _SHOW_TABLES.match(query):
             query = _TABLES
@@ -124,7 +130,7 @@ class Engine:
         missing = match[1].lower()
         name = next((name for name in self._named(query) if missing in (name, name.partition(".")[2])), missing)
         if name in self._broken:
-            return ViewInvalid(name, self._broken[name])
+            return self._broken[name]
         return TableUnknown(name, [*self._tables, *self._views])
 
     # --- making what a query names
@@ -169,7 +175,13 @@ class Engine:
             self._connection.execute(f"CREATE VIEW {_quoted(name)} AS {sql}")
         except duckdb.Error as error:
             missing = _NO_TABLE.search(str(error))
-            self._broken[name] = f"it needs {missing[1]}, which is not there" if missing else message(error)
+            lost = [
+                f"it needs {self._broken[needed].what}: {self._broken[needed].cause}"
+                for needed in self._named(sql)
+                if needed in self._broken
+            ]
+            cause = f"it needs {missing[1]}, which is not there" if missing else message(error)
+            self._broken[name] = ViewInvalid(name, lost[0] if lost else cause)
 
 
 def delta_extension() -> str:

@@ -14,7 +14,7 @@ import msgspec
 from sinks.address import TableAddress
 from sinks.log import Action, DeltaLog, info_of
 from sinks.record import CommitRecord
-from sinks.table import record_of
+from sinks.table import reading, record_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,17 +37,23 @@ class Commit:
 
 
 def commits(address: TableAddress) -> Iterator[Commit]:
-    """The commits that the log still holds, newest first. Nothing for a table that does not exist. Raises StorageUnsupported."""
+    """The commits that the log still holds, newest first. Nothing for a table that does not exist.
+
+    Raises StorageUnsupported, and TableUnreadable at a commit that is none.
+    """
     log = DeltaLog(address.folder)
-    versions = log.versions() if log.path.exists() else []
-    if not versions:
-        return
-    oldest = 0 if versions[0] == 0 else (log.checkpoints() or [0])[0]  # a version is read from a checkpoint and the commits after it
-    for version in range(versions[-1], -1, -1):
-        actions = log.read(version)
-        if actions is None:
+    with reading(address):
+        versions = log.versions()
+        if not versions:
             return
-        yield _commit(address, version, actions, readable=version >= oldest)
+        oldest = 0 if versions[0] == 0 else (log.checkpoints() or [0])[0]  # a version is read from a checkpoint and the commits after it
+    for version in range(versions[-1], -1, -1):
+        with reading(address):
+            actions = log.read(version)
+            if actions is None:
+                return
+            commit = _commit(address, version, actions, readable=version >= oldest)
+        yield commit
 
 
 def newest(address: TableAddress) -> Commit | None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from flows.errors import KappaError
 from sinks.address import TableAddress
 from sinks.catalog import Catalog, TableEntry
 from sinks.cut import Cut, Held, Undecided, Vector, compute_cut
+from sinks.errors import TableLost, TableUnreadable
 from sinks.history import commits
 from sinks.log import DeltaLog
 from sinks.record import CommitRecord
@@ -20,34 +22,37 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """``n``: the catalogue's number; ``tables``: live generations by name; ``views``: name -> SQL; ``cut``: what to read of each table."""
+    """``n``: the catalogue's number; ``tables``: live generations by name; ``views``: name -> SQL; ``cut``: what to read of each table;
+    ``lost``: the tables that cannot be read, and why. They are not in ``tables``.
+    """
 
     root: str
     n: int
     tables: Mapping[str, TableEntry]
     views: Mapping[str, str]
     cut: Cut
+    lost: Mapping[str, KappaError]
 
     def address(self, table: str) -> TableAddress:
         return TableAddress(self.root, table, self.tables[table].generation)
 
 
 def take_snapshot(root: str) -> Snapshot:
-    """Read the catalogue and compute the cut. Tables that are in the catalogue and not made yet are left out."""
+    """Read the catalogue and compute the cut, which tables that cannot be read have no part in."""
     state = Catalog(root).read()
-    addresses = [TableAddress(root, name, entry.generation) for name, entry in state.tables.items()]
-    addresses = [address for address in addresses if (address.folder / "_delta_log").is_dir()]
+    addresses = {name: TableAddress(root, name, entry.generation) for name, entry in state.tables.items()}
     unreadable: dict[str, int] = {}
+    lost: dict[str, KappaError] = {}
     while True:
-        cut = _cut(addresses, unreadable)
-        gone = {
-            address.name: version
-            for address in addresses
-            if (version := cut.versions[address.name]) != DeltaLog(address.folder).versions()[-1] and not _readable(address, version)
-        }
+        try:
+            cut = _cut(list(addresses.values()), unreadable)
+            gone = {name: version for name, version in cut.versions.items() if not _readable(addresses[name], version)}
+        except (TableLost, TableUnreadable) as error:
+            lost[error.table] = error
+            del addresses[error.table]
+            continue
         if not gone:
-            tables = {address.name: state.tables[address.name] for address in addresses}
-            return Snapshot(root, state.n, tables, state.views, cut)
+            return Snapshot(root, state.n, {name: state.tables[name] for name in addresses}, state.views, cut, lost)
         unreadable |= gone
 
 
@@ -62,7 +67,7 @@ def _cut(addresses: list[TableAddress], unreadable: Mapping[str, int]) -> Cut:
 def held(address: TableAddress, limit: int | None = None, after: int = -1) -> Held:
     """About ``limit`` of the newest readable versions above ``after``, with their positions.
 
-    A commit of another program has the positions of the one before it.
+    A commit of another program has the positions of the one before it. Raises TableLost and TableUnreadable.
     """
     newest: CommitRecord | None = None
     versions: list[tuple[int, Vector]] = []
@@ -79,6 +84,8 @@ def held(address: TableAddress, limit: int | None = None, after: int = -1) -> He
             newest = newest or commit.record
             versions += [(version, _covered(commit.record)) for version in foreign]
             foreign = []
+    if not versions and not foreign:
+        raise TableLost(address.name, address.folder)
     failure = newest.failure if newest else None
     return Held(address.name, versions[::-1] or [(foreign[0], {})], failure.cause if failure else None, complete)
 
@@ -88,6 +95,8 @@ def _covered(record: CommitRecord) -> Vector:
 
 
 def _readable(address: TableAddress, version: int) -> bool:
-    """Whether a version that is not the newest still has all of its files: vacuum removes those of versions older than the retention."""
+    """Whether a version still has all of its files: vacuum removes those of versions older than the retention, never the newest's."""
+    if DeltaLog(address.folder).versions()[-1:] == [version]:
+        return True
     table = open_table(address, version)
     return all((Path(address.folder) / unquote(uri.removeprefix(address.uri).lstrip("/"))).exists() for uri in table.file_uris())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
@@ -10,7 +11,7 @@ from deltalake.exceptions import DeltaError
 
 from flows.ledger import LogIdentity, RunIdentity
 from sinks.address import TableAddress
-from sinks.errors import LedgerBroken, LedgerLost, LogChanged, TableAltered, TableLost, describe
+from sinks.errors import LedgerBroken, LedgerLost, LogChanged, TableAltered, TableLost, TableUnreadable, describe
 from sinks.log import Action, DeltaLog, info_of
 from sinks.record import CommitRecord
 from sinks.storage import StorageUnusable
@@ -52,13 +53,23 @@ def open_table(address: TableAddress, version: int | None = None) -> DeltaTable:
     """The table at ``version``, or at its last.
 
     Always opened by number: deltalake lists the log's folder, and a listing beside fast commits may show one without the one before it,
-    which deltalake refuses as a gap. All versions up to one that is there are there. Raises TableLost when there is none.
+    which deltalake refuses as a gap. All versions up to one that is there are there. Raises TableLost when there is none, and
+    TableUnreadable when deltalake cannot read it.
     """
-    versions = DeltaLog(address.folder).versions() if version is None else [version]
-    if not versions:
-        raise TableLost(address.name, address.folder)
-    version = versions[-1]
-    return DeltaTable(address.uri, version=version, storage_options=dict(address.storage_options) or None)
+    with reading(address):
+        versions = DeltaLog(address.folder).versions() if version is None else [version]
+        if not versions:
+            raise TableLost(address.name, address.folder)
+        return DeltaTable(address.uri, version=versions[-1], storage_options=dict(address.storage_options) or None)
+
+
+@contextmanager
+def reading(address: TableAddress) -> Iterator[None]:
+    """Raises TableUnreadable for what deltalake, the JSON reader and the system say of a table's log."""
+    try:
+        yield
+    except (DeltaError, OSError, ValueError, KeyError) as error:  # msgspec's errors are ValueErrors
+        raise TableUnreadable(address.name, f"{type(error).__name__}: {error}") from error
 
 
 def _check(name: str, table: DeltaTable, schema: pa.Schema, partition_by: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ class Warehouse:
 
     def _start(self) -> None:
         self.snapshot = take_snapshot(self.root)
-        self._engine = Engine(pinned(self.snapshot), self.snapshot.views, self._memory_limit)
+        self._engine = Engine(pinned(self.snapshot), self.snapshot.views, self._memory_limit, self.snapshot.lost)
 
 
 def pinned(snapshot: Snapshot) -> list[Pinned]:

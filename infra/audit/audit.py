@@ -16,7 +16,7 @@ from infra.audit.rows import Rows
 from sinks.address import TableAddress
 from sinks.catalog import CatalogState
 from sinks.engine import Engine, Pinned
-from sinks.errors import TableLost
+from sinks.errors import TableLost, TableUnreadable
 from sinks.history import newest
 from sinks.log import DeltaLog
 from sinks.table import open_table
@@ -26,14 +26,15 @@ REJECTED = "__rejected"
 
 @dataclass(slots=True)
 class Audited:
-    """One table: its newest version when the audit began, the walk over its commits, its rows, and a proof for each partition.
+    """One table: its newest version when the audit began (None: it has none), the walk over its commits, its rows, and a proof for each
+    partition.
 
     ``rows``: None when the table cannot be read, which is a finding; ``same_log``: its topic is the one that it was built from, which
     ``Audit.count`` finds out.
     """
 
     address: TableAddress
-    version: int
+    version: int | None
     rows: Rows | None
     walk: Walk
     proofs: dict[tuple[str, int], Proof] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class Audit:
                 self.tables[name] = self._table(name)
             except KappaError as error:
                 address = self._addresses[name]
-                lost = Audited(address, self._versions.get(name, -1), None, Walk(address, multiplies=False))
+                lost = Audited(address, self._versions.get(name), None, Walk(address, multiplies=False))
                 lost.walk.find(f"it cannot be read: {error.cause or error.what}")
                 self.tables[name] = lost
         return self.tables[name]
@@ -94,7 +95,7 @@ class Audit:
         return audited
 
     def _transactions(self, audited: Audited) -> None:
-        table = open_table(audited.address, audited.version)
+        table = open_table(audited.address, self._versions[audited.address.name])
         for proof in audited.proofs.values():
             stored = table.transaction_version(audited.address.txn(proof.topic, proof.partition))
             if stored != proof.span.end:
@@ -112,7 +113,11 @@ class Audit:
                         if of == topic:
                             by_log[topic, partition].append(proof)
         for (topic, partition), proofs in by_log.items():
-            count(self.logs[topic], partition, proofs)
+            try:
+                count(self.logs[topic], partition, proofs)
+            except KappaError as error:  # Kafka went away, or a file of the raw table that stands in for the topic is damaged
+                for proof in proofs:
+                    proof.find(f"its records cannot be counted: {error.what}: {error.cause}", next_step=error.next_step or None)
 
     def _same_log(self, audited: Audited, topic: str) -> bool:
         """Whether the table's positions belong to the topic as it is, partition for partition; findings when not."""
@@ -142,8 +147,12 @@ class Audit:
         return self.logs[topic]
 
     def _raw_of(self, topic: str) -> tuple[Rows | None, dict[int, Span]]:
+        """The raw table that was read from a topic, unless it cannot be read, which is a finding of its own."""
         for name, address in self._addresses.items():
-            commit = newest(address) if name.startswith("raw.") else None
+            try:
+                commit = newest(address) if name.startswith("raw.") else None
+            except TableUnreadable:
+                continue
             if commit is not None and commit.record is not None:
                 spans = {partition: span for (of, partition), span in commit.record.totals.items() if of == topic}
                 if spans and (rows := self.table(name).rows) is not None:

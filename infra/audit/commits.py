@@ -12,7 +12,7 @@ from infra.audit.findings import Finding
 from sinks.address import TableAddress
 from sinks.log import Action, DeltaLog, txns_of
 from sinks.record import CommitRecord, Partition
-from sinks.table import record_of
+from sinks.table import reading, record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,16 @@ class Commit:
 
 
 def commits_of(address: TableAddress, up_to: int) -> Iterable[Commit]:
-    """The commits that the log holds, ascending, up to a version."""
+    """The commits that the log holds, ascending, up to a version. Raises TableUnreadable."""
     log = DeltaLog(address.folder)
     for version in log.versions():
-        actions = log.read(version) if version <= up_to else None
-        if actions is not None:
-            yield _commit(address, version, actions)
+        if version > up_to:
+            return
+        with reading(address):
+            actions = log.read(version)
+            commit = None if actions is None else _commit(address, version, actions)
+        if commit is not None:
+            yield commit
 
 
 def _commit(address: TableAddress, version: int, actions: list[Action]) -> Commit:

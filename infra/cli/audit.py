@@ -96,7 +96,7 @@ def _show(audited: list[Audited], findings: list[Finding], *, full: bool, verbos
             for note in [f"{proof.where}: {note}" for proof in group for note in proof.notes]:
                 click.echo(f"{'':{width}}  note: {note}")
         if not proofs:
-            click.echo(f"{table.address.name:{width}}  nothing committed yet")
+            click.echo(f"{table.address.name:{width}}  {'nothing committed yet' if table.rows else 'cannot be read'}")
     for finding in findings:
         where = f" {finding.where}" if finding.where else ""
         click.secho(f"FINDING {finding.table}{where}: {finding.what}", fg="red")

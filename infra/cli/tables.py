@@ -51,8 +51,11 @@ def tables(folder: Path, everything: bool, as_json: bool) -> None:
         click.echo(f"{hidden} empty table{'' if hidden == 1 else 's'} of rejects not shown: kappa tables --all")
     for status in shown:
         if status.failure is not None:
-            click.secho(f"{status.name} failed: {status.failure.cause}", fg="red")
-            click.echo(f"  at:   {', '.join(status.failure.positions)}\n  next: {status.failure.next_step}")
+            verdict = "cannot be read" if status.unreadable else "failed"
+            click.secho(f"{status.name} {verdict}: {status.failure.cause}", fg="red")
+            if status.failure.positions:
+                click.echo(f"  at:   {', '.join(status.failure.positions)}")
+            click.echo(f"  next: {status.failure.next_step}")
     if unknown and statuses:
         click.echo(f"lag is unknown: {unknown}")
 
@@ -93,9 +96,11 @@ def _is_quiet(status: TableStatus) -> bool:
 
 
 def _row(status: TableStatus, at: datetime) -> list[str]:
+    if status.unreadable is not None:
+        return [status.name, status.kind, "", "", "", "", "", status.state]
     lag = "unknown" if status.lag is None else count(status.lag)
-    state = "failed" if status.failure else "live"
-    return [status.name, status.kind, count(status.rows), size(status.nbytes), count(status.files), lag, age(status.age_s(at)), state]
+    numbers = [count(status.rows), size(status.nbytes), count(status.files), lag]
+    return [status.name, status.kind, *numbers, age(status.age_s(at)), status.state]
 
 
 def _show(it: Description) -> None:
@@ -133,23 +138,23 @@ def _show_status(it: Description, status: TableStatus) -> None:
 
 def status_json(status: TableStatus, at: datetime) -> dict[str, Any]:
     """A table of ``kappa tables --json`` (docs/json.md)."""
-    failure, last = status.failure, status.last
+    failure, last, known = status.failure, status.last, status.unreadable is None
     age_s = status.age_s(at)
     return {
         "name": status.name,
         "kind": status.kind,
         "generation": status.generation,
-        "version": status.version,
-        "rows": status.rows,
-        "bytes": status.nbytes,
-        "files": status.files,
+        "version": status.version if known else None,
+        "rows": status.rows if known else None,
+        "bytes": status.nbytes if known else None,
+        "files": status.files if known else None,
         "lag_records": status.lag,
         "age_s": None if age_s is None else round(age_s, 3),
         "last_commit": None
         if last is None or last.record is None
         else {"version": last.version, "at": timestamp(last.at), "id": last.record.id},
         "positions": {f"{topic}/{partition}": offset for (topic, partition), offset in sorted(status.positions.items())},
-        "state": "failed" if failure else "live",
+        "state": status.state,
         "failure": None
         if failure is None
         else {"cause": failure.cause, "positions": list(failure.positions), "next_step": failure.next_step},

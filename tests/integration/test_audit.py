@@ -241,6 +241,23 @@ def test_a_lost_or_damaged_table_is_a_finding_and_the_others_are_proved(caught_u
     assert "build the table anew: kappa run --rebuild core.tag" in kappa(caught_up, "show", "core.tag", status=1)
 
 
+def test_a_damaged_commit_is_a_finding_and_the_others_are_proved(caught_up: Warehouse) -> None:
+    tables = caught_up.catalogue()["tables"]
+    for name in ("core.tag", "raw.events"):
+        max((caught_up.folder / "data" / tables[name]["path"] / "_delta_log").glob("*.json")).write_bytes(b"{")
+    found = findings(audit(caught_up, status=1))
+    assert set(found) == {"core.tag", "raw.events"}
+    assert all(what.startswith("it cannot be read: ") for each in found.values() for what in each)
+    said = [line.split() for line in kappa(caught_up, "audit", status=1).splitlines()]
+    assert ["core.tag", "cannot", "be", "read"] in said
+    listed = {table["name"]: table for table in json.loads(kappa(caught_up, "tables", "--json", status=0))["tables"]}
+    assert (listed["core.tag"]["state"], listed["core.tag"]["rows"]) == ("unreadable", None)
+    assert (listed["core.event"]["state"], listed["core.event"]["lag_records"]) == ("live", 0)
+    text = kappa(caught_up, "tables", status=0)
+    assert "core.tag cannot be read: its Delta log cannot be used" in text
+    assert "kappa run --rebuild core.tag" in text
+
+
 def test_another_programs_append_is_found(caught_up: Warehouse) -> None:
     uri = str(caught_up.folder / "data" / caught_up.catalogue()["tables"]["core.event"]["path"])
     rows = pa.table(DeltaTable(uri).to_pyarrow_table()).slice(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +13,8 @@ from deltalake import DeltaTable
 from flows.batch import Failure
 from flows.errors import UsageError
 from sinks import Warehouse
-from sinks.engine import QueryFailed, TableUnknown
+from sinks.engine import QueryFailed, TableUnknown, ViewInvalid
+from sinks.errors import TableLost, TableUnreadable
 from sinks.snapshot import take_snapshot
 from sinks.statement import StatementRefused
 from tests.stored import Root
@@ -134,3 +136,29 @@ def test_memory_is_limited_and_spills(root: Root) -> None:
     with Warehouse.open(root.path, memory_limit=200_000_000) as warehouse:
         distinct = warehouse.sql("SELECT count(*) FROM (SELECT DISTINCT i::varchar || 'xxxxxxxxxxxxxxxx' AS s FROM range(3000000) t(i))")
         assert distinct.relation.fetchall() == [(3_000_000,)]
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "cause"),
+    [
+        (lambda log: shutil.rmtree(log.parent), TableLost, "holds no Delta log"),
+        (lambda log: [path.unlink() for path in log.iterdir()], TableLost, "holds no Delta log"),
+        (lambda log: max(log.glob("*.json")).write_bytes(b'{"commitInfo'), TableUnreadable, "its Delta log cannot be used"),
+        (lambda log: max(log.glob("*.json")).write_bytes(b'{"commitInfo":{"kappa":{}}}'), TableUnreadable, "its Delta log cannot be used"),
+    ],
+    ids=["folder", "log", "half", "foreign"],
+)
+def test_a_lost_or_damaged_table_fails_only_the_queries_that_name_it(root: Root, harm, error, cause) -> None:
+    harm(root.tables["core.c"].owner.address.folder / "_delta_log")
+    root.view("analytics.w", "SELECT * FROM analytics.v")
+    with Warehouse.open(root.path) as warehouse:
+        assert warehouse.sql("SELECT count(*) FROM staging.s").relation.fetchall() == [(30,)]
+        with pytest.raises(error, match=r"core\.c cannot be read") as caught:
+            warehouse.sql("FROM core.c")
+        assert cause in caught.value.cause
+        assert "kappa run --rebuild core.c" in caught.value.next_step
+        for view in ("analytics.v", "analytics.w"):
+            with pytest.raises(ViewInvalid, match=f"view {view}") as caught:
+                warehouse.sql(f"FROM {view}")
+            assert "core.c cannot be read" in caught.value.cause
+        assert ("staging", "s") in [row[:2] for row in warehouse.sql("SHOW TABLES").relation.fetchall()]
