@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from flows.control import RunControl
 from flows.errors import KappaError
@@ -37,6 +37,26 @@ def client(kind: Callable[[dict[str, Any]], _T], config: Mapping[str, Any]) -> _
         problem = error.args[0] if error.args else error
         cause = problem.str() if isinstance(problem, KafkaError) else str(problem)
         raise KafkaSettingsWrong(mask_secrets(cause, config)) from None
+
+
+def reader(config: Mapping[str, Any], group: str) -> Consumer:
+    """A consumer for one look at committed records, which is told where a partition ends. Raises KafkaSettingsWrong.
+
+    ``group``: required by librdkafka; it is not joined, and no offset is committed. Kafka answers a fetch behind the last record after
+    20 ms, not after its half second: what is looked for is there already.
+    """
+    return client(
+        Consumer,
+        {
+            "fetch.wait.max.ms": 20,
+            "log_level": 2,
+            **config,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        },
+    )
 
 
 def answer(future: Future[_T], timeout_s: float, bootstrap_servers: str, control: RunControl | None = None) -> _T:

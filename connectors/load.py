@@ -110,7 +110,8 @@ class Loader:
             self._watch.notice(f"made topic {source.topic} ({source.partitions} partition{'s' if source.partitions > 1 else ''})")
         self._topic_id = str(self._admin.describe([source.topic])[source.topic].topic_id)
         self._max_message_bytes = self._admin.max_message_bytes(source.topic)
-        self._known = read_loads(config, self._admin)
+        # Not waiting for open transactions: one that a killed load left is ended by the fencing of its file, not by its timeout.
+        self._known = read_loads(config, self._admin, wait=False)
 
     def load(self, path: Path, *, again: bool = False) -> Loaded:
         """Send a file, or what an earlier load of it has not sent; nothing when it is loaded already, unless ``again``.

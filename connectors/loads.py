@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
-from connectors.clients import client
+from connectors.clients import reader
 from connectors.topics import ANSWER_TIMEOUT_S, Admin
 from flows.errors import KappaError
 
@@ -128,18 +128,7 @@ def _end(admin: Admin, *, committed: bool) -> int:
 
 
 def _records(config: Mapping[str, str], end: int) -> Iterator[tuple[bytes, bytes]]:
-    consumer = client(
-        Consumer,
-        {
-            "log_level": 2,
-            **config,
-            "group.id": "kappa-loads",  # required by librdkafka; no group is joined, no offset committed
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-        },
-    )
+    consumer = reader({**config, "auto.offset.reset": "earliest"}, "kappa-loads")
     give_up_at = time.monotonic() + PATIENCE_S
     position = 0
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors.clients import client
+from connectors.clients import reader
 from connectors.errors import KafkaFailed
 from flows.batch import HEADERS, RECORDS
 
@@ -24,20 +24,8 @@ def committed_records(
     """
     if start >= end:
         return
-    consumer = client(
-        Consumer,
-        {
-            "queued.max.messages.kbytes": 32_768,
-            "fetch.queue.backoff.ms": 10,
-            "log_level": 2,
-            **config,
-            "group.id": "kappa-audit",  # required by librdkafka; no group is joined, no offset committed
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-        },
-    )
+    limits = {"queued.max.messages.kbytes": 32_768, "fetch.queue.backoff.ms": 10}
+    consumer = reader({**limits, **config, "auto.offset.reset": "error"}, "kappa-audit")
     try:
         consumer.assign([TopicPartition(topic, partition, start)])
         yield from _until(consumer, f"{topic}/{partition}", start, end, chunk_records)

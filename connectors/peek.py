@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from connectors.clients import client
+from connectors.clients import reader
 from connectors.errors import KafkaFailed
 from connectors.extent import extent
 from connectors.topics import partitions
@@ -57,18 +57,7 @@ def _latest(config: Mapping[str, str], topic: str, partition: int, low: int, hig
 def _earliest(config: Mapping[str, str], topic: str, partition: int, start: int, end: int, count: int) -> list[Event]:
     if start >= end:
         return []
-    consumer = client(
-        Consumer,
-        {
-            "log_level": 2,
-            **config,
-            "group.id": "kappa-peek",  # required by librdkafka; no group is joined, no offset committed
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-        },
-    )
+    consumer = reader({**config, "auto.offset.reset": "earliest"}, "kappa-peek")
     events: list[Event] = []
     silent_s = 0.0
     try:

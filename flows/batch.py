@@ -51,7 +51,7 @@ SYSTEM = pa.schema(
     ]
 )
 
-NO_OFFSETS = pa.array([], pa.int64())
+NO_OFFSETS = pa.nulls(0, pa.int64())  # not pa.array, which imports pandas where it is installed: a quarter of a second
 
 
 class Position(NamedTuple):

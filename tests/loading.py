@@ -103,7 +103,7 @@ class Loading:
 
     def committed(self) -> list[tuple[int, dict[str, Any] | bytes, dict[str, bytes], bytes | None]]:
         """(row number, value, headers, key) of every committed record, by row number: a plain consumer and plain JSON."""
-        settings = {"bootstrap.servers": self.bootstrap, "group.id": "independent", "enable.partition.eof": True}
+        settings = {"bootstrap.servers": self.bootstrap, "group.id": "independent", "enable.partition.eof": True, "fetch.wait.max.ms": 20}
         consumer = Consumer({**settings, "isolation.level": "read_committed", "auto.offset.reset": "earliest", "log_level": 2})
         found = consumer.list_topics(self.topic, 10).topics[self.topic]
         left = set(found.partitions) if found.error is None else set()

@@ -107,6 +107,7 @@ class Warehouse:
                 "bootstrap.servers": self.bootstrap,
                 "group.id": "independent",
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 20,
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",

@@ -11,7 +11,7 @@ import pytest
 from tests.loading import Loading
 
 pytestmark = pytest.mark.slow
-ROWS = 30_000
+ROWS = 15_000
 
 
 @pytest.fixture
