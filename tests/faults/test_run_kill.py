@@ -163,10 +163,10 @@ def test_sigterm_with_two_workers_commits_what_is_whole(kafka, topic_name, tmp_p
     """While records flow, to lanes in both workers or in one; every table has committed as far as every other."""
     settings = SETTINGS.replace("[run]", "[run]\nworkers = 2")
     warehouse = Warehouse.make(tmp_path / "warehouse", kafka.bootstrap, topic_name, partitions, settings)
-    warehouse.produce(0, 10 * ROUND)
+    warehouse.produce(0, 6 * ROUND)
     process = warehouse.start("run")
     wait_for(lambda: committed(warehouse) > 0, process)
-    assert had_work_left(warehouse, 10 * ROUND)
+    assert had_work_left(warehouse, 6 * ROUND)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
