@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from flows.contract import NAME, Model, Source
-from flows.errors import KappaError
+from flows.errors import KappaError, UsageError
 from flows.settings import Settings, load_settings
 
 LAYERS = ("core", "analytics")
@@ -92,10 +92,10 @@ class Project:
         return (self.folder / self.settings.local.state_dir).resolve()
 
     def source(self, name: str) -> Source:
-        """Raises KappaError that lists the sources there are."""
+        """Raises UsageError that lists the sources there are."""
         if name in self.sources:
             return self.sources[name]
-        raise KappaError(
+        raise UsageError(
             f"no source {name!r}",
             cause=f"{self.folder / 'sources'} has: {', '.join(sorted(self.sources)) or 'none'}",
             next_step=f"kappa source infer FILE > sources/{name}.toml",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import duckdb
 import psutil
 
-from flows.errors import KappaError
+from flows.errors import KappaError, UsageError
 
 SCHEMAS = ("raw", "staging", "core", "analytics")
 _NAME = re.compile(r'"?\b(raw|staging|core|analytics)\b"?\s*\.\s*"?(\w+)"?', re.IGNORECASE)
@@ -39,7 +39,7 @@ class Pinned:
     hidden: bool
 
 
-class TableUnknown(KappaError):
+class TableUnknown(UsageError):
     """The query names a table that is not in the catalogue."""
 
     def __init__(self, name: str, names: Iterable[str]) -> None:
@@ -93,7 +93,7 @@ class Engine:
     ) -> None:
         self._tables = {table.name: table for table in tables}
         self._views = dict(views)
-        self._made: set[str] = set()
+        self.made: set[str] = set()  # the tables and views that queries have named
         self._broken: dict[str, KappaError] = dict(lost or {})
         self._spill = tempfile.TemporaryDirectory(prefix="kappa-query-")
         limit = memory_limit or psutil.virtual_memory().total // 2
@@ -145,13 +145,13 @@ class Engine:
             self._make(name)
 
     def _make(self, name: str) -> None:
-        if name in self._made:
+        if name in self.made:
             return
         if name in self._tables:
-            self._made.add(name)
             self._attach(self._tables[name])
+            self.made.add(name)
         elif name in self._views:
-            self._made.add(name)
+            self.made.add(name)
             self._make_all(self._named(self._views[name]))
             self._create_view(name, self._views[name])
 

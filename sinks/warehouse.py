@@ -58,8 +58,8 @@ class Warehouse:
 
     @property
     def warnings(self) -> list[str]:
-        """Which tables are not at the cut of their source, and why."""
-        return [str(left) for left in self.snapshot.cut.left_out]
+        """Which of the tables that were asked for until now are not at the cut of their source, and why."""
+        return [str(left) for left in self.snapshot.cut.left_out if left.table in self._engine.made]
 
     def refresh(self) -> None:
         """Take a newer cut. Answers that were not read yet are void."""
