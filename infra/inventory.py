@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from connectors.errors import KafkaFailed
 from connectors.extent import extent
+from connectors.topics import KafkaUnreachable, TopicMissing, TopicRefused, log_identity, partitions
 from flows.batch import Failure
 from flows.errors import KappaError
 from sinks.address import TableAddress
@@ -20,7 +21,7 @@ from sinks.history import Commit, commits, newest
 from sinks.record import CommitRecord, Partition
 from sinks.table import open_table
 
-Stable = Mapping[Partition, int]
+Stable = Mapping[tuple[str, int], int]  # (topic id, partition) -> last stable offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class TableStatus:
 
 
 def read_status(address: TableAddress, kind: str, stable: Stable) -> TableStatus:
-    """One table. ``stable``: last stable offset by topic partition, empty when Kafka is away. Raises TableLost and TableUnreadable."""
+    """One table. ``stable``: empty when Kafka is away. Raises TableLost and TableUnreadable."""
     table = open_table(address)
     files = pa.table(table.get_add_actions(flatten=True))
     record, last = None, None
@@ -89,16 +90,20 @@ def read_status(address: TableAddress, kind: str, stable: Stable) -> TableStatus
 
 def lag_of(record: CommitRecord, stable: Stable) -> int | None:
     """Offsets between the positions and the last stable offsets, markers included; None when one of them is unknown."""
-    if not record.positions or not record.positions.keys() <= stable.keys():
+    places = {(record.log.topics.get(topic, ""), partition): offset for (topic, partition), offset in record.positions.items()}
+    if not places or not places.keys() <= stable.keys():
         return None
-    return sum(max(0, stable[place] - position) for place, position in record.positions.items())
+    return sum(max(0, stable[place] - position) for place, position in places.items())
 
 
 def read_all(root: str, state: CatalogState, config: Mapping[str, str] | None) -> tuple[list[TableStatus], str | None]:
     """All stored tables by name, and why the lag is unknown, if it is. ``config``: librdkafka's; None: Kafka is not asked."""
     addresses = {name: TableAddress(root, name, entry.generation) for name, entry in sorted(state.tables.items())}
-    positions = {place for address in addresses.values() for place in _positions(address)}
-    stable, unknown = _stable(config, positions)
+    topics: dict[str, set[str]] = {}
+    for address in addresses.values():
+        for topic, topic_id in _topics(address).items():
+            topics.setdefault(topic, set()).add(topic_id)
+    stable, unknown = _stable(config, topics)
     return [_status(address, state.tables[name].kind, stable) for name, address in addresses.items()], unknown
 
 
@@ -109,25 +114,35 @@ def _status(address: TableAddress, kind: str, stable: Stable) -> TableStatus:
         return TableStatus(address.name, kind, address.generation, 0, 0, 0, 0, record=None, last=None, lag=None, unreadable=error)
 
 
-def _positions(address: TableAddress) -> set[Partition]:
+def _topics(address: TableAddress) -> Mapping[str, str]:
+    """The topics that a table has positions in, and their ids."""
     try:
         commit = newest(address)
     except TableUnreadable:
-        return set()
-    return set(commit.record.positions) if commit is not None and commit.record is not None else set()
+        return {}
+    record = commit.record if commit is not None else None
+    return {topic: record.log.topics.get(topic, "") for topic, _ in record.positions} if record is not None else {}
 
 
-def _stable(config: Mapping[str, str] | None, places: set[Partition]) -> tuple[dict[Partition, int], str | None]:
+def _stable(config: Mapping[str, str] | None, topics: Mapping[str, set[str]]) -> tuple[Stable, str | None]:
+    """``topics``: name -> the ids that tables know it by. Also why something is missing."""
     if config is None:
         return {}, "Kafka is not running"
-    stable: dict[Partition, int] = {}
-    for topic in sorted({topic for topic, _ in places}):
+    stable: dict[tuple[str, int], int] = {}
+    unknown = []
+    for topic, known in sorted(topics.items()):
         try:
-            ends = extent(config, topic, [partition for of, partition in places if of == topic]).stable
-        except KafkaFailed as error:
-            return stable, f"{error.what}: {error.cause}"
-        stable |= {(topic, partition): offset for partition, offset in ends.items()}
-    return stable, None
+            now = log_identity(config, [topic]).topics[topic]
+            ends = extent(config, topic, partitions(config, topic)).stable
+        except (TopicMissing, TopicRefused) as error:
+            unknown.append(error.what)
+        except (KafkaFailed, KafkaUnreachable) as error:
+            return stable, f"{error.what}: {error.cause}"  # and would not answer for another topic
+        else:
+            stable |= {(now, partition): offset for partition, offset in ends.items()}
+            if known != {now}:
+                unknown.append(f"topic {topic} was made again")
+    return stable, "; ".join(unknown) or None
 
 
 def now() -> datetime:

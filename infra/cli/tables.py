@@ -57,7 +57,7 @@ def tables(folder: Path, everything: bool, as_json: bool) -> None:
                 click.echo(f"  at:   {', '.join(status.failure.positions)}")
             click.echo(f"  next: {status.failure.next_step}")
     if unknown and statuses:
-        click.echo(f"lag is unknown: {unknown}")
+        click.echo(f"lag is unknown{'' if all(status.lag is None for status in statuses) else ' for some'}: {unknown}")
 
 
 @click.command(short_help="One table: columns, lineage, ledger.")

@@ -282,11 +282,13 @@ def test_a_topic_made_again_is_found(own: Warehouse) -> None:
     admin.delete_topics([own.topic])[own.topic].result(30)
     found = findings(audit(own, status=1))
     assert all("cannot be read" in what for whats in found.values() for what in whats)
+    assert f"lag is unknown: topic {own.topic} does not exist" in kappa(own, "tables", status=0)
     make(admin, own.topic)
     own.produce(1, 700)  # beyond the old offsets: it looks normal
     found = findings(audit(own, status=1))
     assert len(found) == 7
     assert all("not the one that it was built from" in what for whats in found.values() for what in whats)
+    assert f"lag is unknown: topic {own.topic} was made again" in kappa(own, "tables", status=0)
 
 
 def make(admin: AdminClient, topic: str) -> None:
