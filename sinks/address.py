@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.errors import KappaError
 
+_UNUSABLE = re.compile(r"%[0-9A-Fa-f]{2}|\\")
+
 
 class StorageUnsupported(KappaError):
-    """The storage root is not a folder."""
+    """The storage root is not a folder, or one whose name Delta's libraries take for another's."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, cause: str) -> None:
         super().__init__(
-            f"the storage root {root} cannot be written",
-            cause="this version writes tables to a folder; object stores come later",
-            next_step='set storage = "data" (a folder) in warehouse.toml',
+            f"the storage root {root} cannot be written", cause=cause, next_step="name another folder as storage in warehouse.toml"
         )
 
 
 def local_folder(root: str) -> Path:
-    """The folder of a storage root. Raises StorageUnsupported for a URL."""
+    """The folder of a storage root. Raises StorageUnsupported for a URL, and for a name with a URL's escape in it."""
     if "://" in root:
-        raise StorageUnsupported(root)
+        raise StorageUnsupported(root, "this version writes tables to a folder; object stores come later")
+    if _UNUSABLE.search(root):  # told "a%20b" and "a\\b", deltalake 1.6.6 goes to "a b" and "a/b"
+        raise StorageUnsupported(root, "Delta's libraries go to another folder for a name with a backslash, or with % and two digits")
     return Path(root)
 
 

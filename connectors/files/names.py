@@ -16,7 +16,7 @@ def check_names(source: Source, file: InputFile, names: Sequence[str], fix: str)
         raise HeaderInvalid(
             file.path, f"columns named twice: {', '.join(map(repr, twice))}", "give each column of the file a name of its own"
         )
-    if not set(names) & set(source.columns):
+    if source.columns and not set(names) & set(source.columns):  # no columns: a contract is only about to be proposed
         shown = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
         raise HeaderInvalid(file.path, f"none of its columns ({shown}) is in the contract", fix)
 

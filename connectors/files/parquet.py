@@ -36,8 +36,7 @@ def read_parquet(source: Source, file: InputFile) -> Rows:
     if unknown:
         raise FormatMismatch(file.path, f"types that JSON cannot hold: {', '.join(unknown)}", "write these columns with another type")
     names = parquet.schema_arrow.names
-    if source.columns:  # none: a contract is only about to be proposed
-        check_names(source, file, names, f"correct [columns] in sources/{source.name}.toml, or load the file into its own source")
+    check_names(source, file, names, f"correct [columns] in sources/{source.name}.toml, or load the file into its own source")
     return Rows(missing_columns(source, file, names), _chunks(source, file, parquet))
 
 

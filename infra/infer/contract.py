@@ -65,6 +65,12 @@ def _columns(sample: Sample, proposal: Proposal) -> None:
         connection.execute("SET TimeZone = 'UTC'")
         found = _detected(connection, file, sample.format == "csv")
         names = _names(list(found), proposal)
+        if not names:
+            raise NothingToInfer(
+                f"no field in {proposal.origin} has a name that a column can have",
+                cause=f"there are: {', '.join(proposal.left_out)}",
+                next_step="name them with letters, digits and _, or describe the file in sources/ by hand",
+            )
         columns = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
         read = f"read_ndjson({_literal(str(file))}, columns = {{{columns}}}, maximum_object_size = 33554432)"
         connection.execute(f"CREATE TABLE texts AS FROM {read}")

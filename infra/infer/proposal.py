@@ -69,7 +69,8 @@ class Proposal:
         default, lines = Dialect(), []
         for name in ("delimiter", "quote", "encoding"):
             if getattr(self.dialect, name) != getattr(default, name):
-                lines.append(f"{name} = {_string(getattr(self.dialect, name))}")
+                note = "a guess: it is not UTF-8" if name == "encoding" else ""
+                lines.append(_noted(f"{name} = {_string(getattr(self.dialect, name))}", note))
         if not self.dialect.header:
             lines.append(_noted("header = false", "a guess: the first line looks like data; name the columns below"))
         if self.dialect.null != default.null:

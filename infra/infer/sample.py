@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from infra.infer.proposal import Format
 SAMPLE_ROWS = 500_000
 SAMPLE_BYTES = 256 * 1024 * 1024
 TOPIC_EVENTS = 10_000
+_SNIFFED_BYTES = 4 * 1024 * 1024
+_ASCII = bytes(range(128)) + b"x" * 128  # what DuckDB sniffs must be UTF-8, and only the separators matter
 _PARQUET = (".parquet", ".pq")
 _FORMATS: dict[str, Format] = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
@@ -102,28 +105,61 @@ def _parquet_types(path: Path) -> dict[str, DuckDBPyType]:
 
 def _format(file: InputFile) -> Format:
     """The format of a file whose name does not tell."""
-    first = _first_line(file)
+    first = _first_line(file.content().read(_SNIFFED_BYTES))
     if first.lstrip().startswith("{"):
         return "json"
     return "csv" if any(delimiter in first for delimiter in ",;\t|") else "text"
 
 
-def _first_line(file: InputFile) -> str:
-    lines = file.content().read(64 * 1024).decode("utf-8-sig", "replace").splitlines()
+def _first_line(sample: bytes, encoding: str = "utf-8") -> str:
+    lines = sample.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace").splitlines()
     return next(filter(None, lines), "")
 
 
 def _delimited(file: InputFile) -> tuple[Dialect, list[str]]:
-    """The dialect and the columns' names. DuckDB sniffs delimiter and quote; the first line is a header when it does not look like data."""
-    first = _first_line(file)
-    delimiter, quote = ("\t" if file.format == ".tsv" else ","), '"'
-    try:
-        sniffed = duckdb.connect().execute("SELECT Delimiter, Quote FROM sniff_csv(?)", [str(file.path)]).fetchone()
-    except duckdb.Error:
-        sniffed = None  # read with the defaults; rows that then are broken are counted
-    if sniffed is not None and sniffed[0] in first:
-        delimiter, quote = sniffed[0], sniffed[1] if sniffed[1] in ('"', "'") else '"'
+    """The dialect and the columns' names; the first line is a header when it does not look like data."""
+    sample = file.content().read(_SNIFFED_BYTES)
+    sample = sample[: sample.rfind(b"\n") + 1] or sample  # the last line may be cut, also inside of a character
+    encoding = _encoding(sample)
+    first = _first_line(sample, encoding)
+    delimiter, quote = _separators(sample) or ("", '"')
+    if not delimiter or delimiter not in first:
+        delimiter = "\t" if file.format == ".tsv" else ","
     cells = next(csv.reader([first], delimiter=delimiter, quotechar=quote), [])
     data = any(not cell or cell.lstrip("-")[:1].isdigit() for cell in cells) or len(set(cells)) < len(cells)
     names = [f"column_{number}" for number in range(1, len(cells) + 1)] if data else cells
-    return Dialect(delimiter=delimiter, quote=quote, null=(), header=not data), names
+    return Dialect(delimiter=delimiter, quote=quote, null=(), header=not data, encoding=encoding), names
+
+
+def _separators(sample: bytes) -> tuple[str, str] | None:
+    """Delimiter and quote as DuckDB sniffs them; None when it does not, then rows that are broken will be counted."""
+    with tempfile.NamedTemporaryFile(suffix=".csv") as ascii_only, duckdb.connect() as connection:
+        ascii_only.write(sample.translate(_ASCII))
+        ascii_only.flush()
+        try:
+            sniffed = connection.execute("SELECT Delimiter, Quote FROM sniff_csv(?)", [ascii_only.name]).fetchone()
+        except duckdb.Error:
+            return None
+    return (sniffed[0], sniffed[1] if sniffed[1] in ('"', "'") else '"') if sniffed else None
+
+
+def _encoding(sample: bytes) -> str:
+    """``utf-8``, unless most lines with other characters than ASCII's are not. Then the Western code page, or Latin-1, which knows all
+    bytes.
+    """
+    lines = [line for line in sample.splitlines() if not line.isascii()]
+    if 2 * sum(map(_is_utf8, lines)) >= len(lines):
+        return "utf-8"
+    try:
+        b"\n".join(lines).decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "cp1252"
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

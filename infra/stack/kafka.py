@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 import shutil
 import signal
@@ -108,6 +109,12 @@ class KafkaServer(Server):
         """Format into ``forming/`` and rename: a killed format leaves nothing that looks like data."""
         if self.cluster_id() is not None:
             return
+        if "," in str(self.folder):
+            raise ServerFailed(
+                f"kafka cannot keep its data in {self.folder}",
+                cause="it takes a comma for the end of a folder's name",
+                next_step="name a folder without a comma in warehouse.toml: [local] state_dir",
+            )
         if self.data.exists():
             self._discard_unformatted(say)
         forming = self.folder / "forming"
@@ -129,7 +136,7 @@ class KafkaServer(Server):
     def _java(self, say: Say) -> list[str]:
         jars = class_path(say)
         log4j = self.folder / "log4j2.properties"
-        log4j.write_text(_LOG4J.format(log=self.log), encoding="utf-8")
+        log4j.write_text(_LOG4J.format(log=_escaped(self.log)), encoding="utf-8")
         # A small collector, compiler and stack: the broker shares the machine with everything else.
         limits = [f"-Xmx{self.heap_mb}m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"]
         return [str(find_java(say)), *limits, f"-Dlog4j2.configurationFile={log4j}", "-cp", jars]
@@ -153,4 +160,9 @@ def new_cluster_id() -> str:
 
 
 def _properties(ports: dict[str, int], data: Path) -> str:
-    return _PROPERTIES.format(**ports, data=data, message_max_bytes=MESSAGE_MAX_BYTES)
+    return _PROPERTIES.format(**ports, data=_escaped(data), message_max_bytes=MESSAGE_MAX_BYTES)
+
+
+def _escaped(path: Path) -> str:
+    """As java.util.Properties reads it, which takes the file's bytes for Latin-1: JSON's escapes are a subset of its own."""
+    return json.dumps(str(path))[1:-1]

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from connectors.files.errors import HeaderInvalid
 from connectors.files.input import InputFile
 from connectors.files.reading import read_rows
 from flows.batch import Batch
@@ -25,7 +26,7 @@ from flows.plan import analyse
 from flows.project import load_project
 from flows.stage import Stage
 from infra.cli import cli
-from infra.infer.sample import format_of
+from infra.infer.sample import format_of, of_file
 from infra.infer.verify import record_batch
 
 
@@ -195,6 +196,41 @@ def test_integers_beyond_bigint_keep_their_digits(tmp_path: Path) -> None:
     }
     (tmp_path / "b.ndjson").write_text('{"id":12345678901234567890123,"x":1.5}\n{"id":2,"x":3}\n')
     assert {name: column.text for name, column in infer(tmp_path / "b.ndjson").columns.items()} == {"id": "decimal(38,0)", "x": "double"}
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        (b"id;caf\xe9\n1;\xe8\n2;x\n", "cp1252"),
+        (b"id;name\n1;\x81\xe9\n2;x\n", "latin-1"),
+        ("id;größe\n1;é\n".encode(), "utf-8"),
+    ],
+)
+def test_an_encoding_is_guessed(tmp_path: Path, content: bytes, encoding: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    source = infer(tmp_path / "t.csv")
+    assert (source.csv.encoding, source.csv.delimiter) == (encoding, ";")
+    first, second = content.decode(encoding, "ignore").split("\n")[0].split(";")
+    assert list(source.columns) == [name for name in (first, second) if name.isascii()]
+
+
+def test_one_broken_line_makes_no_other_encoding(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("id;name\n1;é\n".encode() + b"2;\xe9\n")
+    sample = of_file(tmp_path / "t.csv")
+    assert (sample.dialect.encoding, sample.dialect.delimiter, sample.broken) == ("utf-8", ";", 1)
+
+
+def test_names_that_no_column_can_have_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("größe,__x\n1,2\n", encoding="utf-8")
+    done = CliRunner().invoke(cli, ["source", "infer", str(tmp_path / "t.csv")], standalone_mode=False)
+    assert "there are: größe, __x" in str(done.exception)
+
+
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "t.parquet")
+    done = CliRunner().invoke(cli, ["source", "infer", str(tmp_path / "t.parquet")], standalone_mode=False)
+    assert isinstance(done.exception, HeaderInvalid)
+    assert "columns named twice: 'a'" in str(done.exception)
 
 
 def test_records_that_are_no_json_are_left_out_and_remarked(tmp_path: Path) -> None:
