@@ -41,6 +41,7 @@ class Warehouse:
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},  # in which Java finds a folder with an ö
             **options,
         )
 
@@ -62,7 +63,7 @@ class Warehouse:
 
 @pytest.fixture
 def warehouse(tmp_path):
-    warehouse = Warehouse(tmp_path / "shop")
+    warehouse = Warehouse(tmp_path / "shöp 1")
     yield warehouse
     warehouse.stack.down()
 
@@ -123,6 +124,12 @@ def test_up_status_logs_down(warehouse):
     assert "stopped postgres" in out
     assert not any(map(runs, pids.values()))
     assert "nothing" in warehouse.kappa("down")
+
+
+def test_a_folder_whose_name_kafka_mistakes_is_refused(tmp_path):
+    out = Warehouse(tmp_path / "a,b").kappa("up", status=1)
+    assert "comma" in out
+    assert "state_dir" in out
 
 
 def test_a_killed_broker_comes_back_with_its_events_and_address(running, topic_name):
