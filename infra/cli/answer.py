@@ -10,43 +10,19 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import BinaryIO
 
-import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from flows.errors import KappaError
 from sinks import Result
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
-# DuckDB's types that a format has no form for, or that DuckDB hands to Arrow as something else (measured with 1.5: a great UHUGEINT
-# becomes -1, BIT and BIGNUM become the bytes that DuckDB stores).
-_GARBLED = {"uhugeint", "bignum", "bit"}
-_UNFIT = {"json": {*_GARBLED, "interval"}, "arrow": _GARBLED, "parquet": {*_GARBLED, "interval", "union"}}
-_NESTED = {"list", "array", "struct", "map", "union"}
 _ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
 
 
-class AnswerUnfit(KappaError):
-    """A format cannot hold a column's values."""
-
-    def __init__(self, column: str, cause: str) -> None:
-        super().__init__(
-            f"the column {column} cannot be written",
-            cause=cause,
-            next_step=f"write it as text: SELECT CAST({column} AS VARCHAR) AS {column}, ...",
-        )
-
-
 def write_answer(answer: Result, form: str, out: BinaryIO, rows: int) -> None:
-    """Write ``answer`` in one of FORMATS; ``rows``: how many a table shows.
-
-    Raises AnswerUnfit, and QueryFailed when the query fails on the way.
-    """
-    for column, kind in zip(answer.columns, answer.relation.types, strict=True):
-        if unfit := _UNFIT.get(form, set()) & _kinds(kind):
-            raise AnswerUnfit(column, f"{form} has no form for {', '.join(sorted(unfit)).upper()}")
+    """Write ``answer`` in one of FORMATS; ``rows``: how many a table shows. Raises QueryFailed when the query fails on the way."""
     match form:
         case "table":
             out.write(as_table(answer, rows).encode())
@@ -65,13 +41,6 @@ def write_answer(answer: Result, form: str, out: BinaryIO, rows: int) -> None:
                     writer.write_batch(batch)
 
 
-def _kinds(kind: duckdb.sqltypes.DuckDBPyType) -> set[str]:
-    """The names of a type and of all types in it."""
-    children = kind.children if kind.id in _NESTED else []
-    inner = [_kinds(child) for _, child in children if isinstance(child, duckdb.sqltypes.DuckDBPyType)]
-    return {kind.id}.union(*inner)
-
-
 def as_table(answer: Result, rows: int) -> str:
     """DuckDB's own box, sized to the terminal; everything when the output is not a terminal. A plan is shown as it is."""
     if answer.columns == ["explain_key", "explain_value"]:
@@ -88,19 +57,11 @@ def _json(answer: Result) -> Iterator[bytes]:
     names = _distinct(answer.columns)
     start = b"[\n"
     for batch in answer:
-        columns = [_values(name, column) for name, column in zip(answer.columns, batch.columns, strict=True)]
+        columns = [column.to_pylist() for column in batch.columns]
         for row in zip(*columns, strict=True):
             yield start + _ENCODER.encode(dict(zip(names, row, strict=True)))
             start = b",\n"
     yield b"[]\n" if start == b"[\n" else b"\n]\n"
-
-
-def _values(name: str, column: pa.Array) -> list[object]:
-    try:
-        values: list[object] = column.to_pylist()
-    except (ValueError, OverflowError) as error:  # Python's dates end where ISO 8601's four digits of a year do
-        raise AnswerUnfit(name, f"JSON holds times of the years 1 to 9999: {error}") from None
-    return values
 
 
 def _csv(answer: Result, out: BinaryIO) -> None:

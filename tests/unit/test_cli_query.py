@@ -109,32 +109,3 @@ def test_wrong_sql_says_duckdbs_words(folder: Path) -> None:
     error = kappa(folder, "query", "DROP TABLE core.c").exception
     assert isinstance(error, KappaError)
     assert error.exit_status == 2
-
-
-@pytest.mark.parametrize("form", ["json", "arrow", "parquet"])
-@pytest.mark.parametrize(
-    ("value", "fits"),
-    [
-        ("340282366920938463463374607431768211455::uhugeint", ""),
-        ("'1010'::bit", ""),
-        ("[{'a': '1010'::bit}]", ""),
-        ("12::bignum", ""),
-        ("INTERVAL 1 MONTH", "arrow"),
-        ("union_value(a := 1)", "json arrow"),
-        ("DATE '10000-01-01'", "arrow parquet"),
-        ("[TIMESTAMP 'infinity']", "arrow parquet"),
-        ("DATE '0044-03-15 (BC)'", "arrow parquet"),
-    ],
-)
-def test_what_a_format_cannot_hold_is_named_with_the_way_out(folder: Path, form: str, value: str, fits: str) -> None:
-    file = folder / f"x.{form}"
-    done = kappa(folder, "query", f"SELECT 1 AS i, {value} AS x", "-o", str(file))
-    if form in fits:
-        assert done.exit_code == 0, done.exception
-    else:
-        assert isinstance(done.exception, KappaError)
-        assert "the column x cannot be written" in str(done.exception)
-        assert not file.exists()
-        assert kappa(folder, "query", f"SELECT 1 AS i, CAST({value} AS VARCHAR) AS x", "-o", str(file)).exit_code == 0
-    assert kappa(folder, "query", f"SELECT {value} AS x", "--format", "csv").exit_code == 0
-    assert kappa(folder, "query", f"SELECT {value} AS x").exit_code == 0
