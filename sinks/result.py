@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from sinks.engine import QueryFailed, message
+from sinks.texts import with_texts
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -51,12 +52,18 @@ class Result:
     def flat(self) -> Result:
         """The same answer with numbers and booleans as they are, and every other column as DuckDB's text of it: for CSV."""
         kept = [str(kind).partition("(")[0] in _PLAIN for kind in self.relation.types]
-        if all(kept):
+        return self._projected([f"#{n}" if keep else f"#{n}::VARCHAR" for n, keep in enumerate(kept, 1)])
+
+    def readable(self) -> Result:
+        """The same answer with texts for what Python's values cannot hold: times of any year, intervals, bits and such: for JSON."""
+        return self._projected([with_texts(f"#{n}", kind) for n, kind in enumerate(self.relation.types, 1)])
+
+    def _projected(self, values: list[str]) -> Result:
+        """The columns computed by ``values``, under their names."""
+        if values == [f"#{n}" for n in range(1, len(values) + 1)]:
             return self
-        positions = [f"#{n}" if keep else f"#{n}::VARCHAR" for n, keep in enumerate(kept, 1)]
         names = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in self.columns]
-        columns = [f"{position} AS {name}" for position, name in zip(positions, names, strict=True)]
-        return Result(self.relation.project(", ".join(columns)))
+        return Result(self.relation.project(", ".join(f"{value} AS {name}" for value, name in zip(values, names, strict=True))))
 
     def show(self, max_width: int, max_rows: int) -> None:
         """Print DuckDB's box with the columns' types."""

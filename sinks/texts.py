@@ -16,12 +16,19 @@ _LEAVES = {
 }
 
 
+def children(kind: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:
+    """The types that a nested type consists of, by name; none for any other. Without the size of an array, which DuckDB lists too."""
+    if kind.id not in ("list", "array", "map", "struct", "union"):
+        return []
+    return [(name, child) for name, child in kind.children if isinstance(child, DuckDBPyType)]
+
+
 def with_texts(value: str, kind: DuckDBPyType, depth: int = 0) -> str:
     """``value``, an SQL expression of type ``kind``, with texts in place of such parts; ``value`` itself when it has none."""
     if kind.id in _LEAVES:
         return _LEAVES[kind.id].format(value)
     if kind.id in ("list", "array"):
-        return _each(value, _children(kind)[0][1], depth)
+        return _each(value, children(kind)[0][1], depth)
     if kind.id == "map":
         return _map(value, kind, depth)
     if kind.id == "struct":
@@ -36,13 +43,13 @@ def _each(value: str, kind: DuckDBPyType, depth: int) -> str:
 
 
 def _map(value: str, kind: DuckDBPyType, depth: int) -> str:
-    (_, keys), (_, values) = _children(kind)
+    (_, keys), (_, values) = children(kind)
     key, item = _each(f"map_keys({value})", keys, depth), _each(f"map_values({value})", values, depth)
     return value if (key, item) == (f"map_keys({value})", f"map_values({value})") else f"map({key}, {item})"
 
 
 def _struct(value: str, kind: DuckDBPyType, depth: int) -> str:
-    members = _children(kind)
+    members = children(kind)
     if not all(name for name, _ in members):  # row(1, 2): no object without names
         return _TEXT.format(value)
     parts = [f"struct_extract({value}, '{name.replace(chr(39), chr(39) * 2)}')" for name, _ in members]
@@ -52,8 +59,3 @@ def _struct(value: str, kind: DuckDBPyType, depth: int) -> str:
     names = ['"' + name.replace('"', '""') + '"' for name, _ in members]
     packed = ", ".join(f"{name} := {text}" for name, text in zip(names, texts, strict=True))
     return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({packed}) END"
-
-
-def _children(kind: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:
-    """Without the size of an array, which DuckDB lists among them."""
-    return [(name, child) for name, child in kind.children if isinstance(child, DuckDBPyType)]

@@ -14,15 +14,52 @@ import msgspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from duckdb.sqltypes import DuckDBPyType
 
+from flows.errors import KappaError
 from sinks import Result
+from sinks.texts import children
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
+# what Arrow would hold with other values (uint128 wraps, an offset of time is lost, bits are DuckDB's own bytes), or not at all
+_NOT_IN_ARROW = frozenset({"uhugeint", "time with time zone", "bit", "variant"})
+_NOT_IN = {"arrow": _NOT_IN_ARROW, "parquet": _NOT_IN_ARROW | {"interval", "union"}}
 _ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
 
 
+class FormatUnfit(KappaError):
+    """A format that cannot hold the answer. ``column``: the first that does not fit, empty when a value is at fault."""
+
+    def __init__(self, form: str, cause: str, column: str = "", kind: str = "") -> None:
+        name = column or "COLUMN"
+        super().__init__(
+            f"{form} cannot hold column {column!r} of type {kind}" if column else f"{form} cannot hold the answer",
+            cause=cause,
+            next_step=f'write CAST("{name}" AS VARCHAR) AS "{name}", or take another format: --format csv',
+        )
+        self.form = form
+        self.column = column
+
+
 def write_answer(answer: Result, form: str, out: BinaryIO, rows: int) -> None:
-    """Write ``answer`` in one of FORMATS; ``rows``: how many a table shows. Raises QueryFailed when the query fails on the way."""
+    """Write ``answer`` in one of FORMATS; ``rows``: how many a table shows. Raises FormatUnfit, or QueryFailed on the way."""
+    for name, kind in zip(answer.columns, answer.relation.types, strict=True):
+        if unfit := _unfit(kind, _NOT_IN.get(form, frozenset())):
+            raise FormatUnfit(form, f"it has no type for {unfit}", name, str(kind))
+    try:
+        _write(answer, form, out, rows)
+    except pa.ArrowException as error:
+        raise FormatUnfit(form, str(error)) from None
+
+
+def _unfit(kind: DuckDBPyType, without: frozenset[str]) -> DuckDBPyType | None:
+    """The first part of a type that is one of ``without``."""
+    if kind.id in without:
+        return kind
+    return next((unfit for _, child in children(kind) if (unfit := _unfit(child, without))), None)
+
+
+def _write(answer: Result, form: str, out: BinaryIO, rows: int) -> None:
     match form:
         case "table":
             out.write(as_table(answer, rows).encode())
@@ -53,10 +90,10 @@ def as_table(answer: Result, rows: int) -> str:
 
 
 def _json(answer: Result) -> Iterator[bytes]:
-    """An array of objects, one a line."""
+    """An array of objects, one a line; times, intervals and such as texts, NaN and infinity as null (docs/json.md)."""
     names = _distinct(answer.columns)
     start = b"[\n"
-    for batch in answer:
+    for batch in answer.readable():
         columns = [column.to_pylist() for column in batch.columns]
         for row in zip(*columns, strict=True):
             yield start + _ENCODER.encode(dict(zip(names, row, strict=True)))

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from flows.errors import KappaError
 from infra.cli import cli
+from infra.cli.answer import FormatUnfit
 from tests.stored import Root
 
 TYPES = """SELECT 1 AS i, 1.50::decimal(10,2) AS d, 'a "b", é' AS s, '' AS empty, NULL AS missing,
@@ -63,6 +64,46 @@ def test_json_keeps_types(folder: Path) -> None:
     }
 
 
+TEXTS = {
+    "DATE '12026-01-01'": "12026-01-01",
+    "DATE '0044-03-15 (BC)'": "0044-03-15 (BC)",
+    "DATE 'infinity'": "infinity",
+    "TIMESTAMP '12026-01-01 10:00:00.5'": "12026-01-01T10:00:00.5",
+    "TIMESTAMPTZ '12026-01-01 10:00:00+00'": "12026-01-01T10:00:00Z",
+    "TIMESTAMPTZ '0044-03-15 (BC) 10:00:00+00'": "0044-03-15 (BC) 10:00:00+00",
+    "'-infinity'::TIMESTAMPTZ": "-infinity",
+    "'2013-01-01 10:00:00.123456789'::TIMESTAMP_NS": "2013-01-01T10:00:00.123456789",
+    "TIME '24:00:00'": "24:00:00",
+    "TIMETZ '10:00:00+02'": "10:00:00+02",
+    "340282366920938463463374607431768211455::UHUGEINT": "340282366920938463463374607431768211455",
+    "123::BIGNUM": "123",
+    "'101'::BIT": "101",
+    "INTERVAL '1 month 3 seconds'": "1 month 00:00:03",
+    "union_value(k := DATE '12026-01-01')": "12026-01-01",
+    "row(1, 2)": "(1, 2)",
+    "'x'::VARIANT": "x",
+}
+
+
+@pytest.mark.parametrize("value", TEXTS)
+def test_json_writes_as_text_what_has_no_other_form(folder: Path, value: str) -> None:
+    sql = f"SELECT {value} AS x, [{value}, NULL] AS list, {{'a b': 1, 'it''s': {value}}} AS struct, MAP {{'k': [{value}]}} AS map, "
+    sql += f"[{{'a': [{value}]}}, NULL] AS deep"
+    done = kappa(folder, "query", sql, "--format", "json")
+    assert done.exit_code == 0, done.exception
+    text = TEXTS[value]
+    assert json.loads(done.stdout) == [
+        {"x": text, "list": [text, None], "struct": {"a b": 1, "it's": text}, "map": [["k", [text]]], "deep": [{"a": [text]}, None]}
+    ]
+
+
+def test_json_of_nothing_in_a_nested_column(folder: Path) -> None:
+    sql = "SELECT x FROM (VALUES ({'a': DATE '2013-01-01'}), (NULL)) t(x)"
+    assert json.loads(kappa(folder, "query", sql, "--format", "json").stdout) == [{"x": {"a": "2013-01-01"}}, {"x": None}]
+    sql = "SELECT NULL::MAP(DATE, INTEGER) AS m, NULL::DATE[] AS l, MAP {DATE '2013-01-01': 1} AS k"
+    assert json.loads(kappa(folder, "query", sql, "--format", "json").stdout) == [{"m": None, "l": None, "k": [["2013-01-01", 1]]}]
+
+
 def test_json_of_no_rows_and_of_repeated_names(folder: Path) -> None:
     assert kappa(folder, "query", "SELECT 1 AS a WHERE false", "--format", "json").stdout == "[]\n"
     assert json.loads(kappa(folder, "query", "SELECT 1 AS a, 2 AS a, 3 AS a_1", "--format", "json").stdout) == [
@@ -91,6 +132,39 @@ def test_a_query_that_fails_on_the_way_leaves_no_file(folder: Path) -> None:
     done = kappa(folder, "query", failing, "-o", str(folder / "x.csv"))
     assert isinstance(done.exception, KappaError)
     assert not list(folder.glob("*x.csv*"))
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "kind"),
+    [
+        ("INTERVAL 1 DAY", "parquet", "INTERVAL"),
+        ("[{'a': union_value(k := 1)}]", "parquet", "UNION(k INTEGER)"),
+        ("MAP {'a': 1::UHUGEINT}", "parquet", "UHUGEINT"),
+        ("TIMETZ '10:00:00+02'", "arrow", "TIME WITH TIME ZONE"),
+        ("'101'::BIT", "arrow", "BIT"),
+        ("'x'::VARIANT", "arrow", "VARIANT"),
+    ],
+)
+def test_a_type_that_a_format_cannot_hold_is_named(folder: Path, value: str, form: str, kind: str) -> None:
+    file = folder / f"x.{form}"
+    error = kappa(folder, "query", f"SELECT 1 AS fits, {value} AS y", "-o", str(file)).exception
+    assert isinstance(error, FormatUnfit)
+    assert error.exit_status == 1
+    assert f"{form} cannot hold column 'y' of type" in error.what
+    assert error.cause == f"it has no type for {kind}"
+    assert 'CAST("y" AS VARCHAR) AS "y"' in error.next_step
+    assert not list(folder.glob("*x.*"))
+    done = kappa(folder, "query", f'SELECT CAST(y AS VARCHAR) AS "y" FROM (SELECT {value} AS y)', "-o", str(file))
+    assert done.exit_code == 0, done.exception
+
+
+def test_a_value_that_a_format_cannot_hold_leaves_no_file(folder: Path) -> None:
+    late = "SELECT CASE WHEN i = 200000 THEN 'infinity' ELSE '2013-01-01' END::TIMESTAMP_S AS x FROM range(300000) t(i)"
+    error = kappa(folder, "query", late, "-o", str(folder / "x.parquet")).exception
+    assert isinstance(error, FormatUnfit)
+    assert "timestamp" in error.cause
+    assert not list(folder.glob("*x.parquet*"))
+    assert kappa(folder, "query", late, "-o", str(folder / "x.csv")).exit_code == 0
 
 
 def test_sql_from_standard_input(folder: Path) -> None:
