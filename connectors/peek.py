@@ -11,10 +11,15 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from connectors.clients import reader
 from connectors.errors import KafkaFailed
 from connectors.extent import extent
-from connectors.topics import partitions
+from connectors.topics import TopicMissing, partitions
+from flows.errors import UsageError
 
 SILENCE_TIMEOUT_S = 15.0
 _WAIT_S = 0.1
+
+
+class TopicUnknown(UsageError):
+    """Someone names a topic that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +37,12 @@ class Event:
 def peek(config: Mapping[str, str], topic: str, count: int, start: Literal["earliest", "latest"]) -> list[Event]:
     """Up to ``count`` events over all partitions, the oldest or the newest, in order of time, partition and offset.
 
-    Raises TopicMissing, TopicRefused, KafkaUnreachable, KafkaFailed.
+    Raises TopicUnknown, TopicRefused, KafkaUnreachable, KafkaFailed.
     """
-    held = extent(config, topic, partitions(config, topic))
+    try:
+        held = extent(config, topic, partitions(config, topic))
+    except TopicMissing as error:
+        raise TopicUnknown(error.what, cause=error.cause, next_step=error.next_step) from None
     read = _earliest if start == "earliest" else _latest
     events: list[Event] = []
     for partition, low in held.low.items():

@@ -75,7 +75,7 @@ def of_file(path: Path) -> Sample:
 
 
 def of_topic(config: Mapping[str, str], topic: str) -> Sample:
-    """The oldest committed events of a topic. Raises TopicMissing, KafkaUnreachable, NothingToInfer."""
+    """The oldest committed events of a topic. Raises TopicUnknown, KafkaUnreachable, NothingToInfer."""
     events = peek(config, topic, TOPIC_EVENTS, "earliest")
     marked = [any(name == "kappa-broken" for name, _ in event.headers) for event in events]
     values = [event.value for event, broken in zip(events, marked, strict=True) if event.value is not None and not broken]

@@ -234,6 +234,10 @@ def test_the_command_line_of_peek(loading):
     listed = json.loads(subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=True).stdout)
     assert {"partition", "offset", "timestamp", "key", "value", "headers"} == set(listed[0])
     assert len(listed) == 2
+    for wrong in (["peek", "nope"], ["source", "infer", "nope"]):
+        done = subprocess.run([*command[:5], *wrong], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert "topic nope does not exist" in done.stderr
 
 
 def test_secrets_of_the_configuration_are_in_no_output(loading):

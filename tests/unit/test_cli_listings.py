@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.batch import Failure
-from flows.errors import KappaError
+from flows.errors import UsageError
 from flows.fingerprint import definitions
 from flows.plan import analyse
 from flows.project import load_project
@@ -134,7 +136,7 @@ def test_show_a_view(folder: Path) -> None:
 
 
 def test_show_an_unknown_table(folder: Path) -> None:
-    with pytest.raises(KappaError, match=r"did you mean core\.event"):
+    with pytest.raises(UsageError, match=r"did you mean core\.event"):
         kappa(folder, "show", "core.evnt")
 
 
@@ -161,8 +163,29 @@ def test_rejects(folder: Path, tmp_path: Path) -> None:
         file = tmp_path / f"rejects{suffix}"
         assert "wrote 4 rejects" in kappa(folder, "rejects", "events", "--export", str(file))
         assert read(file)["_offset"].to_list() == [16, 17, 18, 19]
-    with pytest.raises(KappaError, match="no source 'flights'"):
+    with pytest.raises(UsageError, match="no source 'flights'"):
         kappa(folder, "rejects", "flights")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "nope"),
+        ("rejects", "nope"),
+        ("load", "nope", "x.csv"),
+        ("audit", "nope"),
+        ("query", "FROM core.nope"),
+        ("load", "events", "x.csv"),
+        ("nope",),
+        ("show", "core.event", "--nope"),
+    ],
+)
+def test_a_wrong_name_is_wrong_usage(folder: Path, arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_query_as_documented(folder: Path) -> None:
