@@ -42,7 +42,11 @@ class Result:
         return self._run(self.relation.to_arrow_table)
 
     def pandas(self) -> pd.DataFrame:
-        """All rows as a pandas data frame; pandas must be installed."""
+        """All rows as a pandas data frame; pandas must be installed.
+
+        pandas has no 128-bit integers and no decimals: HUGEINT (such as a ``sum`` of integers) and DECIMAL become float64. CAST to BIGINT
+        or VARCHAR, or take ``arrow`` or ``polars``, where every digit counts.
+        """
         return self._run(self.relation.df)
 
     def polars(self) -> pl.DataFrame:

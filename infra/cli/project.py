@@ -12,7 +12,7 @@ import click
 
 from flows.errors import KappaError
 from flows.plan import Plan, analyse
-from flows.project import Project, load_project
+from flows.project import Finding, Project, load_project
 
 _FILES = (
     "warehouse.toml",
@@ -68,7 +68,7 @@ def _name(target: Path) -> str:
 def check(folder: Path, as_json: bool) -> int:
     """Validate every source, table and view, offline, and show everything that is wrong at once: file, line, cause and what to write.
 
-    SQL is bound by DuckDB against the contracts. Exit status 1 when there is a finding.
+    SQL is bound by DuckDB against the contracts; [kafka] is shown to librdkafka. Exit status 1 when there is a finding.
 
     \b
     Examples:
@@ -77,6 +77,7 @@ def check(folder: Path, as_json: bool) -> int:
     """
     project = load_project(folder)
     plan = analyse(project)
+    plan.findings.extend(_kafka_findings(project))
     if as_json:
         click.echo(json.dumps(_report(project, plan), indent=2))
     else:
@@ -84,6 +85,25 @@ def check(folder: Path, as_json: bool) -> int:
             click.echo(str(finding))
         click.echo(_summary(project, plan))
     return 1 if plan.findings else 0
+
+
+def _kafka_findings(project: Project) -> list[Finding]:
+    """What librdkafka says of [kafka], told no broker to connect to."""
+    settings = {name: value for name, value in project.settings.kafka.items() if name != "bootstrap.servers"}
+    if not settings:
+        return []
+    from confluent_kafka import Consumer
+
+    from connectors.clients import KafkaSettingsWrong, client
+
+    try:
+        client(Consumer, {**settings, "group.id": "kappa-check", "log_level": 0}).close()
+    except KafkaSettingsWrong as error:
+        lines = (project.folder / "warehouse.toml").read_text(encoding="utf-8").splitlines()
+        line = next((number for number, text in enumerate(lines, 1) if text.strip().startswith("[kafka]")), 1)
+        fix = "a setting that librdkafka knows, with a value that it takes; it may also come from a variable KAPPA_KAFKA__..."
+        return [Finding("warehouse.toml", line, f"[kafka]: {error.cause}", fix)]
+    return []
 
 
 def _report(project: Project, plan: Plan) -> dict[str, object]:

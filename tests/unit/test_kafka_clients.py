@@ -56,6 +56,15 @@ def test_a_wrong_setting_is_named(make: Callable[[str], Path], command: str, nam
     assert text.count(name) == 1, text
 
 
+@pytest.mark.parametrize("name", WRONG)
+def test_check_finds_a_wrong_setting_without_a_broker(make: Callable[[str], Path], name: str) -> None:
+    text = kappa(make(WRONG[name]), "check", status=1)
+    assert "warehouse.toml:" in text
+    assert name in text
+    assert "1 error in 1 file" in text
+    assert "no errors" in kappa(make('"socket.timeout.ms" = 5000'), "check", status=0)
+
+
 def test_status_names_a_wrong_setting(make: Callable[[str], Path]) -> None:
     assert "bogus.setting" in kappa(make(WRONG["bogus.setting"]), "status", status=1)
 
