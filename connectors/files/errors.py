@@ -10,10 +10,8 @@ from flows.errors import KappaError, UsageError
 class FilesNotFound(UsageError):
     """A path names no file."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(
-            f"no file at {path}", cause="it is no file, no folder with files and no glob that matches one", next_step="correct the path"
-        )
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(f"no file at {path}", cause=cause, next_step="correct the path")
 
 
 class FileUnreadable(KappaError):

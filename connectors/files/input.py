@@ -29,11 +29,11 @@ class InputFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.uri = path.resolve().as_uri()
         suffixes = [suffix.lower() for suffix in path.suffixes]
         self.compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else None
         self.format = suffixes[-1] if suffixes else ""
         try:
+            self.uri = path.resolve().as_uri()
             self.file = path.open("rb")
         except OSError as error:
             raise FileUnreadable(path, str(error)) from error
@@ -48,9 +48,12 @@ class InputFile:
         self.file.close()
 
     def sha256(self) -> str:
-        """The hash of the whole file as it lies on disk, in hex."""
-        self.file.seek(0)
-        return hashlib.file_digest(self.file, "sha256").hexdigest()
+        """The hash of the whole file as it lies on disk, in hex. Raises FileUnreadable."""
+        try:
+            self.file.seek(0)
+            return hashlib.file_digest(self.file, "sha256").hexdigest()
+        except OSError as error:  # a disk or a network that fails on the way
+            raise FileUnreadable(self.path, str(error)) from error
 
     def content(self) -> Stream:
         """The decompressed bytes, from the beginning."""

@@ -16,9 +16,12 @@ def find_files(paths: Iterable[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        files = list(_expand(path))
+        try:
+            files = list(_expand(path))
+        except OSError as error:  # a folder that may not be entered, a name too long
+            raise FilesNotFound(path, str(error)) from None
         if not files:
-            raise FilesNotFound(path)
+            raise FilesNotFound(path, "it is no file, no folder with files and no glob that matches one")
         found.update(dict.fromkeys(files))
     return list(found)
 

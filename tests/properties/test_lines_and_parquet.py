@@ -268,6 +268,15 @@ def test_paths(tmp_path):
     assert find_files([str(tmp_path / "**/c.csv")]) == inside[2:]
     with pytest.raises(FilesNotFound):
         find_files([str(tmp_path / "*.nope")])
+    with pytest.raises(FilesNotFound, match="name too long"):
+        find_files([str(tmp_path / ("a" * 300))])
+
+
+def test_a_file_that_fails_while_it_is_read_is_named(tmp_path):
+    with InputFile(Path("/proc/self/mem")) as file, pytest.raises(FileUnreadable, match=r"/proc/self/mem cannot be read"):
+        file.sha256()
+    with pytest.raises(FileUnreadable, match="No such file"):  # removed since it was listed
+        InputFile(tmp_path / "gone.csv")
 
 
 def test_the_identity_names_only_options_that_differ(tmp_path):
