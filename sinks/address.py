@@ -9,24 +9,25 @@ from pathlib import Path
 
 from flows.errors import KappaError
 
-_UNUSABLE = re.compile(r"%[0-9A-Fa-f]{2}|\\")
+# deltalake and DuckDB decode % in a path, and refuse the others (measured; spaces and all letters are fine)
+_NOT_IN_PATHS = re.compile(r"[%\[\]^|\\\x00-\x1f\x7f]")
 
 
 class StorageUnsupported(KappaError):
-    """The storage root is not a folder, or one whose name Delta's libraries take for another's."""
+    """The storage root is not a folder, or one whose path Delta readers cannot open."""
 
-    def __init__(self, root: str, cause: str) -> None:
-        super().__init__(
-            f"the storage root {root} cannot be written", cause=cause, next_step="name another folder as storage in warehouse.toml"
-        )
+    def __init__(self, root: str, cause: str, next_step: str) -> None:
+        super().__init__(f"the storage root {root} cannot be written", cause=cause, next_step=next_step)
 
 
 def local_folder(root: str) -> Path:
-    """The folder of a storage root. Raises StorageUnsupported for a URL, and for a name with a URL's escape in it."""
+    """The folder of a storage root. Raises StorageUnsupported."""
     if "://" in root:
-        raise StorageUnsupported(root, "this version writes tables to a folder; object stores come later")
-    if _UNUSABLE.search(root):  # told "a%20b" and "a\\b", deltalake 1.6.6 goes to "a b" and "a/b"
-        raise StorageUnsupported(root, "Delta's libraries go to another folder for a name with a backslash, or with % and two digits")
+        cause = "this version writes tables to a folder; object stores come later"
+        raise StorageUnsupported(root, cause, 'set storage = "data" (a folder) in warehouse.toml')
+    if wrong := _NOT_IN_PATHS.search(root):
+        cause = f"Delta's readers cannot open a path with {wrong[0]!r}"
+        raise StorageUnsupported(root, cause, "rename the folder, or set storage in warehouse.toml to one without it")
     return Path(root)
 
 
@@ -51,7 +52,7 @@ class TableAddress:
 
     @property
     def folder(self) -> Path:
-        """Raises StorageUnsupported when the root is not a folder."""
+        """Raises StorageUnsupported."""
         return local_folder(self.root) / self.path
 
     @property

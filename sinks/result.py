@@ -44,8 +44,8 @@ class Result:
     def pandas(self) -> pd.DataFrame:
         """All rows as a pandas data frame; pandas must be installed.
 
-        pandas has no 128-bit integers and no decimals: HUGEINT (such as a ``sum`` of integers) and DECIMAL become float64. CAST to BIGINT
-        or VARCHAR, or take ``arrow`` or ``polars``, where every digit counts.
+        numpy has no 128-bit numbers: decimals and HUGEINT (such as the sum of a BIGINT) become float64, exact up to 2**53. All digits:
+        ``arrow().to_pandas(types_mapper=pandas.ArrowDtype)``, or a CAST to BIGINT.
         """
         return self._run(self.relation.df)
 

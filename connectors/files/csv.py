@@ -60,13 +60,16 @@ class _Reader:
             record = self._records.record()
             if not record.raw:
                 continue
-            cause = record.cause
+            cause, fix = record.cause, f"mend line {record.line}, or correct [csv] in sources/{source.name}.toml"
             try:
                 names = [cell.decode() for cell in self._split(self._encoding.to_utf8(record.raw))]
-            except ValueError as error:  # not decodable, or TextAfterQuote
+            except UnicodeDecodeError as error:
+                cause = cause or f"not {error.encoding}: {error.reason} at byte {error.start} of line {record.line}"
+                fix = f'name the file\'s encoding under [csv] in sources/{source.name}.toml, such as encoding = "latin-1"'
+            except TextAfterQuote as error:
                 cause = cause or str(error)
             if cause:
-                raise HeaderInvalid(file.path, cause, f"mend line {record.line}, or correct [csv] in sources/{source.name}.toml")
+                raise HeaderInvalid(file.path, cause, fix)
             check_names(source, file, names, f"set header = false, or the right delimiter, under [csv] in sources/{source.name}.toml")
             return names
         return list(source.columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def propose(sample: Sample, name: str, topic: str, origin: str) -> Proposal:
     else:
         _columns(sample, proposal)
     verify(sample, proposal)
+    _event_time(proposal)  # only now: a column that refused records may be none of a time any more
     return proposal
 
 
@@ -47,15 +49,22 @@ def _decodable(sample: Sample, proposal: Proposal) -> Sample:
     if not values:
         raise NothingToInfer(f"nothing in {proposal.origin} is a JSON object", next_step="name a file or a topic with JSON objects")
     if left_out := len(sample.values) - len(values):
-        proposal.remarks.append(f"{left_out:,} records are no JSON objects: they will be rejects")
+        proposal.remarks.append(f"{left_out:,} records are no JSON objects, or name a field twice: they will be rejects")
     return replace(sample, values=values)
 
 
 def _is_object(value: bytes) -> bool:
     try:
-        return isinstance(msgspec.json.decode(value), dict)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return isinstance(msgspec.json.decode(value), dict) and json.loads(value, object_pairs_hook=_unique, parse_int=str) is not None
+    except (ValueError, RecursionError):  # also msgspec's and UnicodeDecodeError
         return False
+
+
+def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
+    """Raises ValueError for a field that is named twice: msgspec takes the last one without a word, and DuckDB refuses it."""
+    if len(found := dict(members)) < len(members):
+        raise ValueError("a field is named twice")
+    return found
 
 
 def _columns(sample: Sample, proposal: Proposal) -> None:
@@ -86,6 +95,9 @@ def _columns(sample: Sample, proposal: Proposal) -> None:
         else:
             proposal.columns = {name: _json_guess(texts, name, found[name]) for name in names}
         _key(texts, proposal)
+
+
+def _event_time(proposal: Proposal) -> None:
     times = [name for kind in ("timestamptz", "timestamp", "date") for name, guess in proposal.columns.items() if guess.type == kind]
     proposal.event_time = times[0] if times else None
 

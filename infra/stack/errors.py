@@ -21,5 +21,9 @@ class DataDamaged(KappaError):
     """A server's data folder is neither whole nor plainly unfinished: it is left alone."""
 
 
+class FolderUnsuitable(KappaError):
+    """A server cannot keep its data in a folder of this name."""
+
+
 class StackBusy(KappaError):
     """Another up, down or reset holds the stack for too long."""

@@ -109,12 +109,6 @@ class KafkaServer(Server):
         """Format into ``forming/`` and rename: a killed format leaves nothing that looks like data."""
         if self.cluster_id() is not None:
             return
-        if "," in str(self.folder):
-            raise ServerFailed(
-                f"kafka cannot keep its data in {self.folder}",
-                cause="it takes a comma for the end of a folder's name",
-                next_step="name a folder without a comma in warehouse.toml: [local] state_dir",
-            )
         if self.data.exists():
             self._discard_unformatted(say)
         forming = self.folder / "forming"

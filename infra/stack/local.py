@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from infra.stack.errors import StackBusy
+from infra.stack.errors import FolderUnsuitable, StackBusy
 from infra.stack.kafka import KafkaServer
 from infra.stack.postgres import PostgresServer
 from infra.stack.server import Say, Server
@@ -42,6 +42,12 @@ class LocalStack:
         wanted: list[Server] = [*([self.kafka] if kafka else []), *([self.postgres] if postgres else [])]
         if not wanted:
             return []
+        if kafka and "," in str(self.state_dir):
+            raise FolderUnsuitable(
+                f"Kafka cannot keep its data in {self.state_dir}",
+                cause="Kafka reads a comma in log.dirs as the end of one folder and the beginning of the next",
+                next_step="rename the folder, or set [local] state_dir in warehouse.toml to one without a comma; then: kappa up",
+            )
         with self._alone(say):
             return [server for server in wanted if server.start(say)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import re
 from pathlib import Path
 
 import pytest
@@ -105,7 +104,6 @@ def test_generations_are_numbered_and_keep_their_definitions(tmp_path: Path) -> 
     assert catalog.definition("core.flight", "aaaaaaaaaaaa-10") == {"format": 1, "sql": "10"}
 
 
-@pytest.mark.parametrize("root", ["s3://bucket", "/data/a%20b", r"/data/a\b"])
-def test_a_root_that_delta_does_not_reach_is_refused_with_a_sentence(root: str) -> None:
-    with pytest.raises(StorageUnsupported, match=re.escape(root)):
-        Catalog(root).read()
+def test_an_object_store_is_refused_with_a_sentence() -> None:
+    with pytest.raises(StorageUnsupported, match="s3://bucket"):
+        Catalog("s3://bucket").read()

@@ -177,6 +177,7 @@ CELL = st.one_of(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(columns=st.lists(st.lists(CELL, min_size=4, max_size=4), min_size=1, max_size=4))
+@example(columns=[["", "2000-01-01", "", "0000-01-01"]])  # looks like dates, and one is none
 def test_any_csv_passes_the_contract_that_is_proposed(columns: list[list[str]]) -> None:
     lines = [",".join(f"c{index}" for index in range(len(columns)))]
     for row in zip(*columns, strict=True):
@@ -234,10 +235,10 @@ def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) 
 
 
 def test_records_that_are_no_json_are_left_out_and_remarked(tmp_path: Path) -> None:
-    (tmp_path / "c.ndjson").write_text('{"a":1}\n{bad\n[1]\n{"a":2}\n')
+    (tmp_path / "c.ndjson").write_text('{"a":1}\n{bad\n[1]\n{"a":2}\n{"a":3,"a":4}\n')
     done = CliRunner().invoke(cli, ["source", "infer", str(tmp_path / "c.ndjson")], standalone_mode=False)
     assert done.exception is None
-    assert "# 2 records are no JSON objects: they will be rejects" in done.output
+    assert "# 3 records are no JSON objects, or name a field twice: they will be rejects" in done.output
     assert 'a = "bigint not null"' in done.output
     (tmp_path / "d.ndjson").write_text("{bad\n")
     done = CliRunner().invoke(cli, ["source", "infer", str(tmp_path / "d.ndjson")], standalone_mode=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,22 @@ def test_every_command_names_the_storage_root(folder: Path, command: str) -> Non
     text = kappa(folder, *command.split(), status=1)
     for part in ("the storage root", f"{folder}/file", "Not a directory", "warehouse.toml"):
         assert part in text
+
+
+@pytest.mark.parametrize("name", ["a%20b", "50%", "a[b", "a^b", "a|b", "a\\b", "a\nb"])
+@pytest.mark.parametrize("command", ["run", "tables", "query SELECT(1)"])
+def test_a_folder_that_delta_cannot_open_is_refused(tmp_path: Path, name: str, command: str) -> None:
+    write_folder(tmp_path / name, "events", settings='[kafka]\nbootstrap_servers = "127.0.0.1:1"\n')
+    text = kappa(tmp_path / name, *command.split(), status=1)
+    assert "Delta's readers cannot open a path with" in text
+    assert not (tmp_path / name / "data").exists()
+
+
+def test_a_folder_with_other_signs(tmp_path: Path) -> None:
+    folder = tmp_path / "a b,c;d'e#f?gé {h}"
+    write_folder(folder, "events")
+    Root(folder / "data").table("core.event").commit({0: (0, 3, range(3))})
+    assert json.loads(kappa(folder, "query", "SELECT count(*) AS n FROM core.event", "--format", "json")) == [{"n": 3}]
 
 
 def test_nothing_can_be_written_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -131,6 +132,14 @@ def test_a_query_that_fails_on_the_way(root: Root) -> None:
                 pass
         with pytest.raises(QueryFailed, match="boom 900000"):
             answer.arrow()
+
+
+def test_pandas_keeps_all_digits_as_documented(root: Root) -> None:
+    with Warehouse.open(root.path) as warehouse:
+        answer = warehouse.sql("SELECT 9007199254740993::HUGEINT AS huge, 0.1234567890123456789::DECIMAL(38,19) AS exact")
+        assert answer.pandas().dtypes.astype(str).to_list() == ["float64", "float64"]
+        (row,) = answer.arrow().to_pandas(types_mapper=pd.ArrowDtype).to_dict("records")
+        assert (str(row["huge"]), str(row["exact"])) == ("9007199254740993", "0.1234567890123456789")
 
 
 def test_memory_is_limited_and_spills(root: Root) -> None:
