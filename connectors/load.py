@@ -16,7 +16,7 @@ import msgspec
 from connectors.files.chunk import Broken, Chunk
 from connectors.files.input import InputFile
 from connectors.files.reading import read_rows, reader_options
-from connectors.loads import Identity, LoadState, ensure_loads_topic, now, read_loads
+from connectors.loads import Identity, LoadState, await_visible, ensure_loads_topic, now, read_loads
 from connectors.producer import RowProducer
 from connectors.topics import Admin, ensure_topic
 from flows.contract import Source
@@ -144,7 +144,9 @@ class Loader:
         try:
             for chunk in rows.chunks:
                 transfer.take(_fit(chunk, self._max_message_bytes))
-            return transfer.finish()
+            loaded = transfer.finish()
+            await_visible(self._admin)  # a run that is started next reads every row
+            return loaded
         finally:
             producer.abandon()
 

@@ -21,6 +21,7 @@ TOPIC = "kappa.loads"
 PARTITION = 0
 # Longer than any load's transaction may stay open (connectors.producer.TRANSACTION_TIMEOUT_S).
 PATIENCE_S = 90.0
+VISIBLE_S = 2.0  # what is hidden for longer is so by another load's open transaction
 
 
 class LoadsUnreadable(KappaError):
@@ -117,6 +118,16 @@ def read_loads(config: Mapping[str, str], admin: Admin, *, wait: bool = True) ->
         else:
             states[key] = LoadState(nbytes=members.pop("bytes"), **members)
     return Loads(states, files)
+
+
+def await_visible(admin: Admin) -> None:
+    """Until readers of committed records see all that was committed to ``kappa.loads``, for VISIBLE_S at most. Raises KafkaUnreachable.
+
+    Kafka answers a commit before it has written the markers that show the records; it writes those of all partitions at once.
+    """
+    end, give_up_at = _end(admin, committed=False), time.monotonic() + VISIBLE_S
+    while _end(admin, committed=True) < end and time.monotonic() < give_up_at:
+        time.sleep(0.005)
 
 
 def _end(admin: Admin, *, committed: bool) -> int:
