@@ -16,7 +16,7 @@ from flows.batch import Failure
 from flows.errors import KappaError
 from sinks.address import TableAddress
 from sinks.catalog import CatalogState
-from sinks.errors import TableLost, TableUnreadable
+from sinks.errors import TableUnreadable
 from sinks.history import Commit, commits, newest
 from sinks.record import CommitRecord, Partition
 from sinks.table import open_table
@@ -65,7 +65,7 @@ class TableStatus:
 
 
 def read_status(address: TableAddress, kind: str, stable: Stable) -> TableStatus:
-    """One table. ``stable``: empty when Kafka is away. Raises TableLost and TableUnreadable."""
+    """One table. ``stable``: empty when Kafka is away. Raises TableUnreadable."""
     table = open_table(address)
     files = pa.table(table.get_add_actions(flatten=True))
     record, last = None, None
@@ -110,7 +110,7 @@ def read_all(root: str, state: CatalogState, config: Mapping[str, str] | None) -
 def _status(address: TableAddress, kind: str, stable: Stable) -> TableStatus:
     try:
         return read_status(address, kind, stable)
-    except (TableLost, TableUnreadable) as error:
+    except TableUnreadable as error:
         return TableStatus(address.name, kind, address.generation, 0, 0, 0, 0, record=None, last=None, lag=None, unreadable=error)
 
 

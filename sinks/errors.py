@@ -79,28 +79,23 @@ class TableAltered(KappaError):
         self.table = table
 
 
-class TableLost(KappaError):
-    """The folder of a table that the catalogue names holds no Delta log."""
-
-    def __init__(self, table: str, folder: Path) -> None:
-        super().__init__(
-            f"table {table} cannot be read",
-            cause=f"{folder} holds no Delta log: it was removed, or the run that makes it has only begun",
-            next_step=f"restore the folder, or build the table anew: kappa run --rebuild {table}",
-        )
-        self.table = table
-
-
 class TableUnreadable(KappaError):
-    """The Delta log of a table is there, and cannot be read."""
+    """The Delta log of a table that the catalogue names cannot be read."""
 
     def __init__(self, table: str, cause: str) -> None:
         super().__init__(
             f"table {table} cannot be read",
-            cause=f"its Delta log cannot be used: {cause}",
+            cause=cause,
             next_step=f"restore the folder, or build the table anew: kappa run --rebuild {table}",
         )
         self.table = table
+
+
+class TableLost(TableUnreadable):
+    """Its folder holds no Delta log at all."""
+
+    def __init__(self, table: str, folder: Path) -> None:
+        super().__init__(table, f"{folder} holds no Delta log: it was removed, or the run that makes it has only begun")
 
 
 class CommitFailed(KappaError):

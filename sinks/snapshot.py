@@ -47,7 +47,7 @@ def take_snapshot(root: str) -> Snapshot:
         try:
             cut = _cut(list(addresses.values()), unreadable)
             gone = {name: version for name, version in cut.versions.items() if not _readable(addresses[name], version)}
-        except (TableLost, TableUnreadable) as error:
+        except TableUnreadable as error:
             lost[error.table] = error
             del addresses[error.table]
             continue
@@ -67,7 +67,7 @@ def _cut(addresses: list[TableAddress], unreadable: Mapping[str, int]) -> Cut:
 def held(address: TableAddress, limit: int | None = None, after: int = -1) -> Held:
     """About ``limit`` of the newest readable versions above ``after``, with their positions.
 
-    A commit of another program has the positions of the one before it. Raises TableLost and TableUnreadable.
+    A commit of another program has the positions of the one before it. Raises TableUnreadable.
     """
     newest: CommitRecord | None = None
     versions: list[tuple[int, Vector]] = []

@@ -53,8 +53,7 @@ def open_table(address: TableAddress, version: int | None = None) -> DeltaTable:
     """The table at ``version``, or at its last.
 
     Always opened by number: deltalake lists the log's folder, and a listing beside fast commits may show one without the one before it,
-    which deltalake refuses as a gap. All versions up to one that is there are there. Raises TableLost when there is none, and
-    TableUnreadable when deltalake cannot read it.
+    which deltalake refuses as a gap. All versions up to one that is there are there. Raises TableUnreadable.
     """
     with reading(address):
         versions = DeltaLog(address.folder).versions() if version is None else [version]
@@ -69,7 +68,7 @@ def reading(address: TableAddress) -> Iterator[None]:
     try:
         yield
     except (DeltaError, OSError, ValueError, KeyError) as error:  # msgspec's errors are ValueErrors
-        raise TableUnreadable(address.name, f"{type(error).__name__}: {error}") from error
+        raise TableUnreadable(address.name, f"its Delta log cannot be used: {type(error).__name__}: {error}") from error
 
 
 def _check(name: str, table: DeltaTable, schema: pa.Schema, partition_by: Sequence[str]) -> None:

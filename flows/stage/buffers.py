@@ -156,11 +156,12 @@ def invalid_utf8(values: pa.Array) -> Mask:
     try:
         text.validate(full=True)
     except pa.ArrowInvalid:
-        return np.fromiter((value is not None and not _is_utf8(value) for value in values.to_pylist()), np.bool_, len(values))
+        return np.fromiter((value is not None and not is_utf8(value) for value in values.to_pylist()), np.bool_, len(values))
     return np.zeros(len(values), np.bool_)
 
 
-def _is_utf8(value: bytes) -> bool:
+def is_utf8(value: bytes) -> bool:
+    """Whether the bytes are UTF-8."""
     try:
         value.decode()
     except UnicodeDecodeError:

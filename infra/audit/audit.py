@@ -15,7 +15,7 @@ from infra.audit.log import TopicLog, count
 from infra.audit.rows import Rows
 from sinks.address import TableAddress
 from sinks.catalog import CatalogState
-from sinks.engine import Engine, Pinned
+from sinks.engine import Engine, Pinned, QueryFailed
 from sinks.errors import TableLost, TableUnreadable
 from sinks.history import newest
 from sinks.log import DeltaLog
@@ -151,12 +151,12 @@ class Audit:
         for name, address in self._addresses.items():
             try:
                 commit = newest(address) if name.startswith("raw.") else None
-            except TableUnreadable:
+                if commit is not None and commit.record is not None:
+                    spans = {partition: span for (of, partition), span in commit.record.totals.items() if of == topic}
+                    if spans:
+                        return Rows(self._engine, name), spans
+            except (TableUnreadable, QueryFailed):
                 continue
-            if commit is not None and commit.record is not None:
-                spans = {partition: span for (of, partition), span in commit.record.totals.items() if of == topic}
-                if spans and (rows := self.table(name).rows) is not None:
-                    return rows, spans
         return None, {}
 
     def rejects(self, names: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from connectors.files.reading import read_rows
 from connectors.peek import peek
 from flows.contract import Column, Dialect, Source
 from flows.errors import KappaError
+from flows.stage.buffers import is_utf8
 from infra.infer.proposal import Format
 
 SAMPLE_ROWS = 500_000
@@ -148,18 +149,10 @@ def _encoding(sample: bytes) -> str:
     bytes.
     """
     lines = [line for line in sample.splitlines() if not line.isascii()]
-    if 2 * sum(map(_is_utf8, lines)) >= len(lines):
+    if 2 * sum(map(is_utf8, lines)) >= len(lines):
         return "utf-8"
     try:
         b"\n".join(lines).decode("cp1252")
     except UnicodeDecodeError:
         return "latin-1"
     return "cp1252"
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -96,7 +96,7 @@ def flight(chance: random.Random, carriers: list[str], airports: list[str], plan
         "flight": chance.randint(1, 8500),
         "tailnum": chance.choice([*planes, "N404", None]),
         "origin": chance.choice(airports[:3]),
-        "dest": chance.choice([*airports, "XXX"]),
+        "dest": chance.choice([*airports, "N0W"]),
     }
 
 
