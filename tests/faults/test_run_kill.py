@@ -129,6 +129,7 @@ def test_two_runs_at_once(warehouse):
     second.send_signal(signal.SIGTERM)
     output, _ = second.communicate(timeout=30)
     assert second.returncode == 0, output
+    assert "s ago; if it still runs, it stops now" in output
     finish(warehouse)
 
 

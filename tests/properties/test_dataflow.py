@@ -3,16 +3,12 @@ the tables equal what DuckDB makes of the same records (DESIGN invariants I1, I3
 
 from __future__ import annotations
 
-import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pytest
 from bytewax._bytewax import cluster_main
@@ -32,6 +28,7 @@ from sinks.history import newest
 from sinks.owner import Owner
 from sinks.sink import TableParts, TableSink
 from tests.memory import TOPIC, MemorySource, Record, split
+from tests.oracle import BAD, Value, check_tables, good
 from tests.warehouse import write_folder
 
 LOG = LogIdentity("cluster", {TOPIC: "topic-id"})
@@ -42,51 +39,6 @@ PROJECT = load_project(FOLDER)
 PLAN = analyse(PROJECT)
 require(PLAN)
 DEFINITIONS = definitions(PROJECT, PLAN)
-
-
-@dataclass(frozen=True)
-class Value:
-    """The bytes of a value, and the typed row that it must become; None when it must be rejected."""
-
-    data: bytes | None
-    row: dict[str, Any] | None
-
-
-@st.composite
-def good(draw: st.DrawFn) -> Value:
-    row = {
-        "id": draw(st.integers(-(2**63), 2**63 - 1)),
-        "kind": draw(st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)),
-        "amount": draw(st.none() | st.decimals(Decimal(-999999), Decimal(999999), places=2)),
-        "tags": draw(st.none() | st.lists(st.text("abc", max_size=2), max_size=3)),
-    }
-    members = [f'"{name}": {value}' if isinstance(value, Decimal) else f'"{name}": {json.dumps(value)}' for name, value in row.items()]
-    return Value(("{" + ", ".join(draw(st.permutations(members))) + "}").encode(), row)
-
-
-BAD = st.sampled_from(
-    [
-        None,
-        b"",
-        b"   ",
-        b"null",
-        b"[1]",
-        b'{"id": 1',
-        b'{"id": 1} {"id": 2}',
-        b'{"id": 1,}',
-        b'{"id": "1"}',
-        b'{"id": 1.5}',
-        b'{"id": null}',
-        b'{"kind": "x"}',
-        b'{"id": 1, "id": 2}',
-        b'{"id": 9223372036854775808}',
-        b'{"id": 1, "kind": "\xff"}',
-        b'{"id": 1, "amount": NaN}',
-        b'{"id": 1, "amount": 2000000}',
-        b'{"id": 1, "tags": [1]}',
-        b'{"id": true}',
-    ]
-).map(lambda data: Value(data, None))
 
 
 @st.composite
@@ -135,20 +87,8 @@ def feed(root: str, log: dict[int, list[Record]], cuts: list[int], marks: list[b
     return control
 
 
-def rows(root: str, table: str) -> list[dict[str, Any]]:
-    found = DeltaTable(TableAddress(root, table, "0123456789ab-1").uri).to_pyarrow_table().to_pylist()
-    return sorted(found, key=lambda row: (row["_partition"], row["_offset"], row.get("_row") or 0))
-
-
-def at(row: dict[str, Any]) -> tuple[int, int]:
-    return row["_partition"], row["_offset"]
-
-
-def oracle(query: str, staged: pa.Table) -> list[tuple[Any, ...]]:
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("staged", staged)
-        return connection.execute(query).fetchall()
+def read(root: str, table: str) -> pa.Table:
+    return DeltaTable(TableAddress(root, table, "0123456789ab-1").uri).to_pyarrow_table()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -166,26 +106,7 @@ def test_tables_equal_the_oracle(workers, log, cuts, marks, crashes):
         for crash_at in crashes:
             feed(root, records, cuts, marks, workers, crash_at)
         feed(root, records, cuts[::-1], marks[::-1], 3 - workers, None)
-        everything = sorted((p, record.offset) for p, pairs in log.items() for record, _ in pairs)
-        accepted = [(p, record.offset, value.row) for p, pairs in log.items() for record, value in pairs if value.row is not None]
-        assert [at(row) for row in rows(root, "raw.events")] == everything
-        staged = rows(root, "staging.events")
-        typed = [(*at(row), {name: row[name] for name in ("id", "kind", "amount", "tags")}) for row in staged]
-        assert typed == sorted(accepted, key=lambda row: row[:2])
-        rejected = rows(root, "staging.events__rejected")
-        assert sorted([at(row) for row in rejected] + [at(row) for row in staged]) == everything
-        table = DeltaTable(TableAddress(root, "staging.events", "0123456789ab-1").uri).to_pyarrow_table()
-        events = oracle(
-            "SELECT _partition, _offset, id, upper(kind), amount * 2 FROM staged WHERE id % 5 <> 0 ORDER BY 1, 2",
-            table,
-        )
-        assert [(*at(r), r["id"], r["kind"], r["twice"]) for r in rows(root, "core.event")] == events
-        tags = oracle(
-            "SELECT _partition, _offset, id, tag"
-            " FROM (SELECT *, unnest(tags) AS tag, generate_subscripts(tags, 1) AS n FROM staged) ORDER BY 1, 2, n",
-            table,
-        )
-        assert [(*at(r), r["id"], r["tag"]) for r in rows(root, "core.tag")] == tags
+        check_tables(partial(read, root), [((p, record.offset), value) for p, pairs in log.items() for record, value in pairs])
         check_ledgers(root, log)
 
 
