@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -64,15 +65,16 @@ def _data_files(folder: Path) -> Iterator[Path]:
 def clean_log(log: DeltaLog, retention_s: float, keep_from: int) -> int:
     """Delete the log below a checkpoint that every version of the retention can be read from, and below ``keep_from``.
 
-    Returns how many files were deleted.
+    From the lowest version up, without a gap: a version that is gone says that the one before it is gone too, by which an owner that slept
+    knows a place that was cleaned up from the end of the log. Returns how many files were deleted.
     """
     cutoff = time.time() - retention_s
-    expired = [version for version in log.versions() if log.commit_path(version).stat().st_mtime <= cutoff]
+    expired = list(takewhile(lambda version: log.commit_path(version).stat().st_mtime <= cutoff, log.versions()))
     checkpoints = [version for version in log.checkpoints() if expired and version <= expired[-1]]
-    deleted = 0
-    for path in list(log.path.iterdir()) if checkpoints else []:
-        number = path.name.lstrip(".")[:20]
-        if number.isdigit() and int(number) < min(checkpoints[-1], keep_from) and path.stat().st_mtime <= cutoff:
-            path.unlink(missing_ok=True)
-            deleted += 1
-    return deleted
+    if not checkpoints:
+        return 0
+    numbered = [(int(name), path) for path in log.path.iterdir() if (name := path.name.lstrip(".")[:20]).isdigit()]
+    gone = sorted((number, path) for number, path in numbered if number < min(checkpoints[-1], keep_from))
+    for _, path in gone:
+        path.unlink(missing_ok=True)
+    return len(gone)

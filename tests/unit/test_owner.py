@@ -14,6 +14,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 import sinks.log
 from flows.batch import Failure
 from flows.ledger import LogIdentity, Span
+from sinks.cleanup import clean_log
 from sinks.compaction import choose, live_files, rewrite
 from sinks.errors import CommitFailed, Fenced, LedgerBroken, LedgerLost, LogChanged, RewriteStale, TableAltered
 from sinks.files import FileWriter
@@ -254,6 +255,38 @@ def test_an_owner_that_slept_through_the_log_cleanup_is_fenced(tmp_path: Path) -
     assert fenced.value.by == run(2)
     commit(new, range(9, 10))
     assert stored(new.address) == once(10)
+
+
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_an_owner_that_slept_between_its_commit_and_the_look_at_it_leaves_it_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cleaned: bool
+) -> None:
+    """Another owner goes on after the commit, and makes a checkpoint above it: what had landed stays part of the log."""
+    old = claim(address(tmp_path), 1)
+    put = sinks.log.put_if_absent
+
+    def sleep(path: Path, data: bytes, *, durable: bool) -> bool:
+        monkeypatch.setattr(sinks.log, "put_if_absent", put)
+        landed = put(path, data, durable=durable)
+        new = claim(address(tmp_path), 2)
+        for offset in range(3, 15):
+            commit(new, range(offset, offset + 1))
+        DeltaTable(new.address.uri).create_checkpoint()
+        if cleaned:
+            clean_log(DeltaLog(new.address.folder), 0, new.own_version)
+        return landed
+
+    monkeypatch.setattr(sinks.log, "put_if_absent", sleep)
+    if cleaned:
+        with pytest.raises(Fenced):
+            commit(old, range(3))
+    else:
+        assert commit(old, range(3)).version == 2
+    with pytest.raises(Fenced):
+        commit(old, range(3, 4))
+    assert stored(old.address) == once(15)
+    versions = DeltaLog(old.address.folder).versions()
+    assert versions == list(range(15 if cleaned else 0, 16))
 
 
 @pytest.mark.parametrize(
