@@ -25,6 +25,7 @@ VOLATILE = [
     (r"\b\d+(\.\d+)? k?B\b", "<size>"),
     (r"\b\d+ (s|min) ago\b", "<age>"),
     (r"^orders: [\d,]+ records, .* to go when the run began\n", ""),  # a run of more than five seconds says so
+    (r"^waiting for Kafka at .*\n", ""),  # said when the broker's first answer takes a second
     (r"^fetching .*\n", ""),  # only the first `kappa up` of a machine fetches jars
     (r" +", " "),  # columns are as wide as their volatile cells
 ]
