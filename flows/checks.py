@@ -133,7 +133,7 @@ def rule_problems(source: Source, rule: str, binder: Binder) -> list[Problem]:
         expression = parse_expression(check)
         shifted = f"\n{check}"
         problems = [
-            Problem(max(1, line - 1), cause, fix) for line, cause, fix in expression_problems(expression, f"SELECT{shifted}", binder)
+            problem._replace(line=max(1, problem.line - 1)) for problem in expression_problems(expression, f"SELECT{shifted}", binder)
         ]
         if problems:
             return problems

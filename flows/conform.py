@@ -19,6 +19,8 @@ from flows.database import Database
 from flows.errors import KappaError
 from flows.plan import Node
 from flows.sql.rewrite import ROW, UPSTREAM, Part
+from flows.stage.codes import Code
+from flows.upsert import without_values
 
 # What a record's values can make DuckDB raise. Anything else (memory, an interrupt, a fault of DuckDB) is not the record's.
 _RECORD_ERRORS = (duckdb.DataError, duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.NotSupportedError)
@@ -42,7 +44,7 @@ class _Outcome:
 
     rows: list[pa.Table] = field(default_factory=list)
     filtered: list[_Offsets] = field(default_factory=list)
-    rejected: list[tuple[int, str]] = field(default_factory=list)
+    rejected: list[tuple[int, Code, str]] = field(default_factory=list)
 
 
 class Conform:
@@ -91,28 +93,36 @@ class Conform:
             for half in halves:
                 self._transform(half, outcome)
             return
-        outcome.rows.append(self._without_empty_partitions(made, outcome))
+        outcome.rows.append(self._keyed(self._without_empty_partitions(made, outcome), outcome))
         outcome.filtered.extend(filtered)
 
     def _without_empty_partitions(self, made: pa.Table, outcome: _Outcome) -> pa.Table:
         """Delta stores an empty text in a partition column as NULL: a record with such a row is a reject, rather than altered silently."""
         for name in self._partition_texts:
             empty = pc.equal(made.column(name), "").fill_null(False)
-            if pc.any(empty).as_py():
-                bad = np.unique(_offsets(made.filter(empty)))
-                reason = f"the partition column {name} is '', which Delta stores as NULL; NULLIF({name}, '') says so in the SQL"
-                outcome.rejected.extend((offset, reason) for offset in bad.tolist())
-                made = made.filter(pc.invert(pc.is_in(made.column("_offset"), pa.array(bad))))
+            reason = f"the partition column {name} is '', which Delta stores as NULL; NULLIF({name}, '') says so in the SQL"
+            made = _refuse(made, empty, Code.TRANSFORM_ERROR, reason, outcome)
         return made
+
+    def _keyed(self, made: pa.Table, outcome: _Outcome) -> pa.Table:
+        """Rows of an upsert table: a record with a row without its key is a reject; a deleted row keeps nothing but its key."""
+        upsert = self.node.upsert
+        if upsert is None:
+            return made
+        for name in upsert.key:
+            if made.column(name).null_count:
+                made = _refuse(made, pc.is_null(made.column(name)), Code.NULL_KEY, f"the key column {name} is null", outcome)
+        kept = (*upsert.key, *self.node.partition_by, *([upsert.sequence] if upsert.sequence else []))
+        return without_values(made, kept)
 
     def _set_aside(self, rows: pa.Table, error: duckdb.Error, outcome: _Outcome) -> None:
         if bad := self._probe(rows):
-            outcome.rejected.extend(bad.items())
+            outcome.rejected.extend((offset, Code.TRANSFORM_ERROR, reason) for offset, reason in bad.items())
             good = rows.filter(pc.invert(pc.is_in(rows.column("_offset"), pa.array(bad, pa.int64()))))
             if good.num_rows:
                 self._transform(good, outcome)
         elif len(halves := _halves(rows)) == 1:
-            outcome.rejected.append((rows.column("_offset")[0].as_py(), _reason(error)))
+            outcome.rejected.append((rows.column("_offset")[0].as_py(), Code.TRANSFORM_ERROR, _reason(error)))
         else:
             for half in halves:
                 self._transform(half, outcome)
@@ -140,7 +150,7 @@ class Conform:
         return made.select(self.node.schema.names).cast(self.node.schema), filtered
 
     def _query(self, sql: str, rows: pa.Table) -> pa.Table:
-        return self._cursor.query(sql, UPSTREAM, rows)
+        return self._cursor.query(sql, **{UPSTREAM: rows})
 
     def _one_to_one(self, rows: pa.Table) -> pa.Table:
         """Columns that are the upstream's are taken as they are; only the others pass through DuckDB."""
@@ -164,12 +174,12 @@ class Conform:
         assert (np.diff(_offsets(made)) >= 0).all(), "DuckDB changed the order of rows"
         return made
 
-    def _check(self, rows: pa.Table, made: pa.Table, filtered: _Offsets, rejected: list[tuple[int, str]], batch: Batch) -> None:
+    def _check(self, rows: pa.Table, made: pa.Table, filtered: _Offsets, rejected: list[tuple[int, Code, str]], batch: Batch) -> None:
         """Every input offset is in exactly one of the three: the ledger's guard."""
         written = _offsets(made)
         if self.node.has_row:
             written = np.unique(written)
-        refused = np.fromiter((offset for offset, _ in rejected), np.int64, len(rejected))
+        refused = np.fromiter((offset for offset, *_ in rejected), np.int64, len(rejected))
         ended = np.concatenate([written, filtered, refused])
         if len(filtered) or len(refused):
             ended.sort()
@@ -186,6 +196,15 @@ class Conform:
             cause=f"lost offsets {lost}, counted twice {doubled} (at most five of each are shown)",
             next_step=f"report this with the SQL of {self.node.name}; nothing of this batch was committed",
         )
+
+
+def _refuse(made: pa.Table, bad: pa.ChunkedArray, code: Code, reason: str, outcome: _Outcome) -> pa.Table:
+    """``made`` without the records that have a row in ``bad``, which become rejects."""
+    if not pc.any(bad).as_py():
+        return made
+    offsets = np.unique(_offsets(made.filter(bad)))
+    outcome.rejected.extend((offset, code, reason) for offset in offsets.tolist())
+    return made.filter(pc.invert(pc.is_in(made.column("_offset"), pa.array(offsets))))
 
 
 def _where(batch: Batch) -> str:
@@ -224,20 +243,20 @@ def _reason(error: duckdb.Error) -> str:
     return str(error).split("\n\nLINE ")[0].strip()[:_REASON_CHARACTERS]
 
 
-def _rejects(rejected: list[tuple[int, str]], batch: Batch) -> pa.Table:
-    """REJECTED rows for (offset, reason), in offset order."""
+def _rejects(rejected: list[tuple[int, Code, str]], batch: Batch) -> pa.Table:
+    """REJECTED rows for (offset, code, reason), in offset order."""
     if not rejected:
         return REJECTED.empty_table()
-    offsets = np.array([offset for offset, _ in rejected], np.int64)
+    offsets = np.array([offset for offset, *_ in rejected], np.int64)
     records = batch.records.take(pa.array(np.searchsorted(batch.records.column("_offset").to_numpy(), offsets)))
     assert records.column("_offset").to_numpy().tolist() == offsets.tolist(), "a reject without its record"
     count = len(rejected)
     columns = [
         pa.repeat(pa.scalar(batch.partition, pa.int32()), count),
         *records.columns,
-        pa.repeat(pa.scalar("transform_error"), count),
+        pa.array([code.value for _, code, _ in rejected], pa.string()),
         pa.nulls(count, pa.string()),
         pa.nulls(count, pa.string()),
-        pa.array([reason for _, reason in rejected], pa.string()),
+        pa.array([reason for *_, reason in rejected], pa.string()),
     ]
     return pa.table(columns, schema=REJECTED)

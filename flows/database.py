@@ -44,16 +44,18 @@ class Cursor:
         self._connection = connection
         connection.execute(SESSION)  # a cursor does not inherit them
 
-    def query(self, sql: str, name: str, rows: pa.Table) -> pa.Table:
-        """The answer to ``sql``, which reads ``rows`` as the table ``name``. Raises duckdb.Error.
+    def query(self, sql: str, **tables: pa.Table) -> pa.Table:
+        """The answer to ``sql``, which reads ``tables`` by their names. Raises duckdb.Error.
 
         In pieces of as many rows: by default DuckDB reserves room for a million in each column of each answer.
         """
-        self._connection.register(name, rows)
         try:
-            return self._connection.execute(sql).to_arrow_table(max(1, rows.num_rows))
+            for name, rows in tables.items():
+                self._connection.register(name, rows)
+            return self._connection.execute(sql).to_arrow_table(max(1, *(rows.num_rows for rows in tables.values())))
         finally:
-            self._connection.unregister(name)
+            for name in tables:
+                self._connection.unregister(name)
 
     def close(self) -> None:
         """Free the connection."""

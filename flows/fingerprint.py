@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from flows.plan import Node, Plan
 from flows.project import Project
 from flows.sql.tree import expression_text, parse_expression
 from flows.types import UTC_MICROSECONDS
+from flows.upsert import Upsert
 
 Role = Literal["raw", "staging", "rejected", "table"]
 
@@ -38,6 +40,7 @@ class Definition:
     partition_by: tuple[str, ...]
     json: dict[str, Any]
     fingerprint: str
+    upsert: Upsert | None = None
 
     @property
     def parent(self) -> str | None:
@@ -56,7 +59,7 @@ def definitions(project: Project, plan: Plan) -> dict[str, Definition]:
         _add(made, f"staging.{source.name}__rejected", "rejected", source.name, None, REJECTED, (), contract)
     for node in plan.nodes.values():
         content = _table(node, made[node.upstream])
-        _add(made, node.name, "table", node.source, node.upstream, node.schema, node.partition_by, content)
+        _add(made, node.name, "table", node.source, node.upstream, node.schema, node.partition_by, content, node.upsert)
         _add(made, f"{node.name}__rejected", "rejected", node.source, node.upstream, REJECTED, (), content)
     return made
 
@@ -70,9 +73,11 @@ def _add(
     schema: pa.Schema,
     partition_by: tuple[str, ...],
     content: Mapping[str, Any],
+    upsert: Upsert | None = None,
 ) -> None:
-    values = {"format": 1, "table": name, "role": role, "kind": "append", **content}
-    made[name] = Definition(name, "append", role, source, upstream, schema, partition_by, values, fingerprint(values))
+    kind = "append" if upsert is None else "upsert"
+    values = {"format": 1, "table": name, "role": role, "kind": kind, **content}
+    made[name] = Definition(name, kind, role, source, upstream, schema, partition_by, values, fingerprint(values), upsert)
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
@@ -130,10 +135,12 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def _table(node: Node, upstream: Definition) -> dict[str, Any]:
-    """What decides the rows, the columns and the files of an append table."""
+    """What decides the rows, the columns and the files of a streaming table. Its SQL holds ``delete_when`` and a computed sequence."""
+    upsert = {} if node.upsert is None else dataclasses.asdict(node.upsert) | {"key": list(node.upsert.key)}
     return {
         "sql": node.sql,
         "columns": [[field.name, type_name(field.type)] for field in node.schema],
+        **upsert,
         "partition_by": list(node.partition_by),
         "upstream": {"table": node.upstream, "fingerprint": upstream.fingerprint},
         "duckdb": duckdb.__version__,

@@ -10,10 +10,12 @@ from flows.sql.bind import near
 from flows.sql.chain import Chain, chain
 from flows.sql.tree import Node, Problem, SqlRefused, line_at, parse, walk
 
+STREAMING = ("append", "upsert")  # kinds that are stored, and computed from one stream
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A table's parsed SQL. ``reads``: ``layer.table`` -> line of its first mention; ``chain``: of an append table."""
+    """A table's parsed SQL. ``reads``: ``layer.table`` -> line of its first mention; ``chain``: of a streaming table."""
 
     file: TableFile
     tree: Node
@@ -24,7 +26,7 @@ class Query:
 def read(table: TableFile) -> Query:
     """Parse a table's SQL and see what it reads. Raises SqlRefused."""
     tree = parse(table.sql)
-    if table.kind == "append":
+    if table.kind in STREAMING:
         chained = chain(tree, table.sql)
         return Query(table, tree, {chained.upstream: chained.line}, chained)
     return Query(table, tree, _tables(tree, table.sql), None)
@@ -56,23 +58,30 @@ def physical_tables(project: Project) -> list[str]:
         names += [f"raw.{source.name}"] if source.raw else []
         names += [f"staging.{source.name}", f"staging.{source.name}__rejected"]
     for name, table in project.tables.items():
-        if table.kind == "append":
+        if table.kind in STREAMING:
             names += [name, f"{name}__rejected"]
     return names
 
 
 def upstream_problem(project: Project, query: Query, upstream: str, line: int) -> Problem | None:
-    """Why an append table cannot read ``upstream``; None when it can."""
+    """Why a streaming table cannot read ``upstream``; None when it can."""
     layer, _, name = upstream.partition(".")
     if (layer == "staging" and name in project.sources) or (upstream in project.tables and project.tables[upstream].kind == "append"):
         return None
+    if upstream in project.tables and project.tables[upstream].kind == "upsert":
+        cause = f"{upstream} is an upsert table: its rows change, and an {query.file.kind} table reads a stream of rows that stay"
+        return Problem(line, cause, f'FROM what {upstream} reads, or kind = "view" here')
     if upstream in project.tables:
         return Problem(
-            line, f"{upstream} is a view: an append table reads a stream", 'FROM the table that the view reads, or kind = "view" here'
+            line,
+            f"{upstream} is a view: an {query.file.kind} table reads a stream",
+            'FROM the table that the view reads, or kind = "view" here',
         )
     if layer == "raw" or upstream.endswith("__rejected"):
         return Problem(
-            line, f"an append table cannot read {upstream}", f'FROM staging.{name.removesuffix("__rejected")}, or kind = "view" here'
+            line,
+            f"an {query.file.kind} table cannot read {upstream}",
+            f'FROM staging.{name.removesuffix("__rejected")}, or kind = "view" here',
         )
     others = (table for table in physical_tables(project) if table != query.file.name)
     streams = [table for table in others if not table.startswith("raw.") and not table.endswith("__rejected")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -12,11 +12,13 @@ from flows.checks import reserved_name, source_findings
 from flows.graph import Query, order, read, upstream_problem, view_problem
 from flows.project import Finding, Project, ProjectInvalid, TableFile
 from flows.sql.bind import Binder, near
+from flows.sql.chain import chain
 from flows.sql.gates import expression_problems, plan_problems, star_problems, view_problems
 from flows.sql.rewrite import ROW, Part, Program, rewrite
 from flows.sql.storage import cast_sql, casts, probe_sql, stored_schema
 from flows.sql.tree import Problem, SqlRefused, text
 from flows.toml_lines import line_of
+from flows.upsert import Declared, Upsert, check_partitions, declare
 
 ROW_FIELD = pa.field(ROW, pa.int32(), nullable=False)
 
@@ -31,9 +33,10 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An append table. ``name`` and ``upstream`` are ``layer.table``; ``sql`` is normalised by DuckDB.
+    """A streaming table: append, or with ``upsert`` one row a key. ``name`` and ``upstream`` are ``layer.table``.
 
-    ``schema``: the SELECT's columns, SYSTEM, and ``_row`` where an unnest (here or upstream) gives a record several rows.
+    ``sql`` is normalised by DuckDB, with what kappa adds to the SELECT of an upsert table. ``schema``: the SELECT's columns, ``_sequence``
+    and ``_deleted`` of upsert tables, SYSTEM, and ``_row`` where an unnest (here or upstream) gives a record several rows.
     ``transform_sql`` reads the upstream's rows as ``_upstream`` and gives the columns as stored, the system columns and ``ordinals``,
     which order a record's rows; ``filter_sqls`` give, each for one SELECT, the offsets that its conditions leave out.
     ``picks`` is set when rows stay 1:1: column -> the upstream's column that it is; ``computed_sql`` (None when nothing is computed)
@@ -55,6 +58,11 @@ class Node:
     probe: Probe | None
     partition_by: tuple[str, ...]
     lineage: Mapping[str, tuple[str, ...]]
+    upsert: Upsert | None = None
+
+    @property
+    def kind(self) -> str:
+        return "append" if self.upsert is None else "upsert"
 
     @property
     def has_row(self) -> bool:
@@ -115,6 +123,8 @@ class _Analysis:
         self.plan.findings.sort(key=lambda finding: (finding.file, finding.line))
 
     def _find(self, table: TableFile, problem: Problem) -> None:
+        if table.kind == "upsert":
+            problem = problem._replace(cause=problem.cause.replace("an append table", "an upsert table"))
         file = table.path.relative_to(self.project.folder).as_posix()
         self.plan.findings.append(Finding(file, _line(table, problem), problem.cause, problem.fix))
         self.broken.add(table.name)
@@ -165,11 +175,11 @@ class _Analysis:
             if query.chain is None:
                 self._view(query)
             else:
-                self._append(query)
+                self._streaming(query)
         except SqlRefused as refused:
             self._find(table, refused.problem)
 
-    def _append(self, query: Query) -> None:
+    def _streaming(self, query: Query) -> None:
         table, chained = query.file, query.chain
         assert chained is not None
         levels = [level.node for level in chained.levels]
@@ -179,12 +189,17 @@ class _Analysis:
             for problem in problems:
                 self._find(table, problem)
             return
-        self.binder.columns(table.sql)
+        columns = self.binder.columns(table.sql)
         upstream = self._upstream_schema(chained.upstream)
-        program = rewrite(chained, upstream, self.binder, table.sql)
+        declared: Declared | None = None
+        if table.kind == "upsert":
+            source = self.project.sources[self._source_of(chained.upstream)]
+            declared = declare(table, source, query.tree, columns, self.binder)
+            query = replace(query, tree=declared.tree, chain=(chained := chain(declared.tree, table.sql)))
+        program = rewrite(chained, upstream, self.binder, table.sql, len(declared.added) if declared else 0)
         for problem in plan_problems(program.transform_sql, self.binder):
             raise SqlRefused(problem)
-        node = self._node(query, program, upstream)
+        node = self._node(query, program, declared)
         self.plan.nodes[table.name] = node
         self.binder.add_table(table.name, node.schema)
         self.view_binder.add_table(table.name, visible(node.schema))
@@ -194,12 +209,14 @@ class _Analysis:
         layer, _, name = upstream.partition(".")
         return self.project.sources[name].staging_schema if layer == "staging" else self.plan.nodes[upstream].schema
 
-    def _node(self, query: Query, program: Program, upstream_schema: pa.Schema) -> Node:
+    def _node(self, query: Query, program: Program, declared: Declared | None) -> Node:
         table, chained = query.file, query.chain
         assert chained is not None
         columns = stored_schema(program.columns, program.lines)
         rows = [ROW_FIELD] if program.ordinals else []
         partition_by = self._partition_by(table, columns)
+        if declared is not None:
+            check_partitions(partition_by, declared.upsert, program.lineage, program.bare)
         targets = casts(program.columns, columns, self.binder)
         names = [*columns.names, *SYSTEM.names, *program.ordinals]
         computed = program.computed_sql
@@ -220,6 +237,7 @@ class _Analysis:
             probe=_probe(program, targets),
             partition_by=partition_by,
             lineage={name: self._origins(chained.upstream, sources) for name, sources in program.lineage.items()},
+            upsert=declared.upsert if declared else None,
         )
 
     def _source_of(self, upstream: str) -> str:
@@ -269,7 +287,7 @@ def _probe(program: Program, targets: Mapping[str, str]) -> Probe | None:
 def _line(table: TableFile, problem: Problem) -> int:
     """The line in the file: never before its SQL begins, but for what is wrong with its settings."""
     if problem.line == 0:
-        return line_of(table.path.read_text(encoding="utf-8", errors="replace"), "partition_by")
+        return line_of(table.path.read_text(encoding="utf-8", errors="replace"), problem.setting)
     blank = len(table.sql) - len(table.sql.lstrip()) if table.sql.strip() else 0
     return table.line + max(problem.line - 1, table.sql.count("\n", 0, blank))
 

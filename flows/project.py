@@ -9,9 +9,9 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from flows.contract import NAME, Model, Source
 from flows.errors import KappaError, UsageError
@@ -37,9 +37,21 @@ class Finding:
 class TableSettings(Model):
     """The TOML of a table's leading comment."""
 
-    kind: Literal["append", "view"]
+    kind: Literal["append", "upsert", "view"]
     description: str = ""
     partition_by: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    sequence: str | None = Field(None, min_length=1)
+    delete_when: str | None = Field(None, min_length=1)
+    tombstone_retention_s: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _upsert_only(self) -> Self:
+        """Settings of another kind decide nothing, which nobody means who writes them."""
+        for name in ("key", "sequence", "delete_when", "tombstone_retention_s") if self.kind != "upsert" else ():
+            if name in self.model_fields_set:
+                raise ValueError(f"{name} is a setting of upsert tables, and this one is {self.kind}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

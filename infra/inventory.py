@@ -26,7 +26,8 @@ Stable = Mapping[tuple[str, int], int]  # (topic id, partition) -> last stable o
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """A stored table. ``files`` and ``nbytes``: of the newest version; ``record``: its newest ledger, None before the first claim.
+    """A stored table. ``rows`` (without tombstones), ``files`` and ``nbytes``: of the newest version; ``record``: its newest ledger, None
+    before the first claim.
 
     ``last``: the newest commit that moved positions; ``lag``: offsets of the log that are not yet in the table, None when unknown;
     ``unreadable``: why the table cannot be read, then its numbers mean nothing.
@@ -79,7 +80,7 @@ def read_status(address: TableAddress, kind: str, stable: Stable) -> TableStatus
         kind=kind,
         generation=address.generation,
         version=table.version(),
-        rows=pc.sum(files["num_records"]).as_py() or 0,
+        rows=(pc.sum(files["num_records"]).as_py() or 0) - (record.tombstones or 0 if record else 0),
         files=files.num_rows,
         nbytes=pc.sum(files["size_bytes"]).as_py() or 0,
         record=record,

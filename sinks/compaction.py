@@ -16,8 +16,8 @@ from deltalake import DeltaTable
 
 from flows.faults import reach
 from sinks.address import TableAddress
-from sinks.files import FileWriter, WrittenFile, partition_text
-from sinks.owner import OldFile, Rewrite
+from sinks.files import FileWriter, OldFile, WrittenFile, partition_text
+from sinks.owner import Rewrite
 
 BATCH_ROWS = 1024
 GROUP_BYTES = 16 * 1024 * 1024

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import duckdb
 import psutil
+import pyarrow as pa
 
 from flows.errors import KappaError, UsageError
 
@@ -31,12 +32,13 @@ _NO_TABLE = re.compile(r'Table with name "?([\w.]+)"? does not exist', re.IGNORE
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A Delta table at one version. ``hidden``: columns that begin with ``_`` are not shown."""
+    """A Delta table at one version. ``hidden``: columns that begin with ``_`` are not shown; ``where``: the rows that are, as SQL."""
 
     name: str
     uri: str
     version: int
     hidden: bool
+    where: str | None = None
 
 
 class TableUnknown(UsageError):
@@ -107,19 +109,25 @@ class Engine:
         self._connection.close()
         self._spill.cleanup()
 
-    def relation(self, query: str) -> duckdb.DuckDBPyRelation:
-        """The query as a lazy relation on a cursor of its own. Raises TableUnknown, ViewInvalid, QueryFailed, or why a table is lost."""
+    def relation(self, query: str, given: pa.Table | None = None) -> duckdb.DuckDBPyRelation:
+        """The query as a lazy relation on a cursor of its own. ``given``: rows that it may read under that name.
+
+        Raises TableUnknown, ViewInvalid, QueryFailed, or why a table is lost.
+        """
         self._make_all(self._named(query))
         if _SHOW_TABLES.match(query):
             query = _TABLES
+        cursor = self._connection.cursor()
+        if given is not None:
+            cursor.register("given", given)
         try:
-            return self._connection.cursor().sql(query)
+            return cursor.sql(query)
         except duckdb.CatalogException:
             self._make_all([*self._tables, *self._views])  # a name written in a way that was not seen, such as query('FROM ' || x)
         except duckdb.Error as error:
             raise self._explain(error, query) from None
         try:
-            return self._connection.cursor().sql(query)
+            return cursor.sql(query)
         except duckdb.Error as error:
             raise self._explain(error, query) from None
 
@@ -168,7 +176,8 @@ class Engine:
         except duckdb.Error as error:
             raise QueryFailed(f"table {table.name} cannot be read", cause=message(error), next_step=f"kappa show {table.name}") from None
         shown = [f'"{column}"' for column in columns if not (table.hidden and column.startswith("_"))]
-        self._connection.execute(f"CREATE VIEW {_quoted(table.name)} AS SELECT {', '.join(shown)} FROM {catalog}")
+        where = "" if table.where is None else f" WHERE {table.where}"
+        self._connection.execute(f"CREATE VIEW {_quoted(table.name)} AS SELECT {', '.join(shown)} FROM {catalog}{where}")
 
     def _create_view(self, name: str, sql: str) -> None:
         try:

@@ -1,19 +1,20 @@
 """Writing data files. No Delta handle is needed: files may be written in any thread, and the owner only commits them.
 
-zstd level 1, no dictionary for bytes, and delta encoding for ``_offset``: on 200,000 raw records this took half the time and half the
-space of pyarrow's defaults, and was no slower than snappy.
+zstd level 1 and no dictionary for bytes: on 200,000 raw records this took half the time and half the space of pyarrow's defaults, and was
+no slower than snappy. Columns that do not repeat get Parquet's delta encodings: on 131,072 typed rows of twelve columns that halved the
+time again, and the size fell by a tenth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -30,6 +31,8 @@ from sinks.storage import sync
 # A column with more distinct values is written plain. Measured on 150,000 typed rows of mostly distinct values: a third of the CPU and two
 # thirds of the size that the default of 1 MiB costs; for columns that do repeat nothing changes.
 DICTIONARY_BYTES = 64 * 1024
+SAMPLE_ROWS = 4096
+SAMPLE_SHARE = 8  # a column repeats when no more than one value in so many is a new one
 _LARGE_ROWS = Lock()  # one file at a time: encoding a value takes seven times its bytes (measured)
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -59,6 +62,57 @@ class WrittenFile:
 
 
 @dataclass(frozen=True, slots=True)
+class OldFile:
+    """A live data file that others replace."""
+
+    path: str
+    partition_values: Mapping[str, str | None] = field(hash=False)
+    nbytes: int
+
+    def remove(self, at_ms: int, *, data_change: bool) -> Action:
+        """Delta's ``remove`` action. ``data_change``: False when the new files hold the same rows."""
+        return {
+            "remove": {
+                "path": self.path,
+                "deletionTimestamp": at_ms,
+                "dataChange": data_change,
+                "extendedFileMetadata": True,
+                "partitionValues": dict(self.partition_values),
+                "size": self.nbytes,
+            }
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a commit does to a table's files. ``rows``: how many were given for it; ``replaced``: as read at the version ``basis``;
+    ``tombstones``: how many more the table holds then, None for a table that has none.
+    """
+
+    files: Sequence[WrittenFile]
+    rows: int
+    replaced: Sequence[OldFile] = ()
+    basis: int | None = None
+    tombstones: int | None = None
+
+
+class Pending(Protocol):
+    """The rows of a commit that is being prepared, by one thread at a time."""
+
+    def write(self, rows: pa.Table) -> None:
+        """Take rows, which have exactly the table's schema."""
+
+    def change(self) -> Change:
+        """What the commit does. Called again after the table's files have changed under it (``RewriteStale``)."""
+
+    def landed(self, version: int) -> None:
+        """The change was committed as this version."""
+
+    def discard(self) -> None:
+        """Delete what was written: no commit will name it. Also after ``change``."""
+
+
+@dataclass(frozen=True, slots=True)
 class FileWriter:
     """Writes rows of a table as data files. ``schema``: all columns; ``durable``: files survive a loss of power."""
 
@@ -77,17 +131,18 @@ class FileWriter:
         """The files of one commit, to be written piece by piece."""
         return Draft(self)
 
-    def open(self, partition_values: Mapping[str, str | None]) -> DataFile:
+    def open(self, partition_values: Mapping[str, str | None], prefix: str = "part") -> DataFile:
         """A new file of one partition of the table, to be written piece by piece."""
-        return DataFile(self.address.folder, self._stored(self.schema), partition_values, durable=self.durable)
+        return DataFile(self.address.folder, self.stored, partition_values, prefix, durable=self.durable)
 
-    def _stored(self, schema: pa.Schema) -> pa.Schema:
-        """Delta keeps partition columns in the log, not in the files."""
-        return pa.schema([field for field in schema if field.name not in self.partition_by])
+    @property
+    def stored(self) -> pa.Schema:
+        """Of the files: Delta keeps partition columns in the log."""
+        return pa.schema([field for field in self.schema if field.name not in self.partition_by])
 
     def split(self, rows: pa.Table) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
         """(partition values, rows without the partition columns) of each partition that ``rows`` touch."""
-        stored = rows.select(self._stored(self.schema).names)
+        stored = rows.select(self.stored.names)
         if not self.partition_by:
             if rows.num_rows:
                 yield {}, stored
@@ -122,6 +177,14 @@ class Draft:
         self._open.close()
         return [file.written for file in self._files.values()]
 
+    def change(self) -> Change:
+        """The files, which replace none."""
+        files = self.finish()
+        return Change(files, sum(file.rows for file in files))
+
+    def landed(self, version: int) -> None:
+        """Nothing to remember."""
+
     def discard(self) -> None:
         """Delete the files: no commit will name them."""
         dropped = Discarded()
@@ -138,32 +201,38 @@ class DataFile:
 
     written: WrittenFile
 
-    def __init__(self, folder: Path, schema: pa.Schema, partition_values: Mapping[str, str | None], *, durable: bool) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, partition_values: Mapping[str, str | None], prefix: str, *, durable: bool) -> None:
         self.schema = schema  # of the file: without partition columns
         self._values = partition_values
         self._durable = durable
         parts = [f"{_escape(name)}={NULL_PARTITION if text is None else _escape(text)}" for name, text in partition_values.items()]
-        self._relative = "/".join([*parts, f"part-{uuid4()}.parquet"])
+        self._relative = "/".join([*parts, f"{prefix}-{uuid4()}.parquet"])
         self._path = folder / self._relative
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stats = FileStats(schema)
         self._footer: list[pq.FileMetaData] = []
-        self._writer = pq.ParquetWriter(
-            self._path,
-            schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=_dictionary_columns(schema),
-            dictionary_pagesize_limit=DICTIONARY_BYTES,
-            column_encoding={"_offset": "DELTA_BINARY_PACKED"} if "_offset" in schema.names else None,
-            metadata_collector=self._footer,
-        )
+        self._writer: pq.ParquetWriter | None = None  # made with the first rows, which show what repeats
 
     def write(self, rows: pa.Table) -> None:
         """Append rows as one row group."""
         with _LARGE_ROWS if are_large(rows) else nullcontext():
             self._stats.add(rows)
-            self._writer.write_table(rows)
+            self._opened(rows).write_table(rows)
+
+    def _opened(self, rows: pa.Table) -> pq.ParquetWriter:
+        if self._writer is None:
+            dictionary, encodings = choose_encodings(rows)
+            self._writer = pq.ParquetWriter(
+                self._path,
+                self.schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=dictionary,
+                dictionary_pagesize_limit=DICTIONARY_BYTES,
+                column_encoding=encodings,
+                metadata_collector=self._footer,
+            )
+        return self._writer
 
     def __enter__(self) -> DataFile:
         return self
@@ -171,10 +240,11 @@ class DataFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             with suppress(Exception):  # what could not be written (a full disk) cannot be closed either
-                self._writer.close()
+                if self._writer is not None:
+                    self._writer.close()
             self._path.unlink(missing_ok=True)
             return
-        self._writer.close()
+        self._opened(self.schema.empty_table()).close()
         if self._durable:
             sync(self._path)
             sync(self._path.parent)
@@ -184,10 +254,28 @@ class DataFile:
         )
 
 
-def _dictionary_columns(schema: pa.Schema) -> list[str]:
-    """Columns that may repeat: not bytes, not ``_offset``, nothing nested."""
-    unique = (pa.types.is_binary, pa.types.is_nested)
-    return [field.name for field in schema if field.name != "_offset" and not any(test(field.type) for test in unique)]
+def choose_encodings(rows: pa.Table) -> tuple[list[str], dict[str, str]]:
+    """(columns with a dictionary, column -> encoding of others), by what repeats in the first rows. Nested columns and bytes are plain."""
+    sample = rows.slice(0, SAMPLE_ROWS)
+    dictionary: list[str] = []
+    encodings: dict[str, str] = {}
+    for column in rows.schema:
+        dense = next((name for test, name in _DENSE if test(column.type)), None)
+        if dense is None and not pa.types.is_floating(column.type) and not pa.types.is_decimal(column.type):
+            continue
+        distinct = pc.count_distinct(sample.column(column.name), mode="all").as_py()
+        if distinct * SAMPLE_SHARE <= sample.num_rows:
+            dictionary.append(column.name)
+        elif dense is not None:
+            encodings[column.name] = dense
+    return dictionary, encodings
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+_DENSE = ((_is_whole, "DELTA_BINARY_PACKED"), (pa.types.is_string, "DELTA_LENGTH_BYTE_ARRAY"))
 
 
 def partition_text(value: Any) -> str | None:

@@ -35,12 +35,14 @@ _log = logging.getLogger("kappa.maintenance")
 class Maintenance:
     """The maintenance of one table: call ``after_commit`` after every commit of its owner, and ``finish`` at the end.
 
-    ``group_bytes``: size of the row groups that a compaction writes, which decides what memory it takes.
+    ``group_bytes``: size of the row groups that a compaction writes, which decides what memory it takes; ``compacts``: False for an upsert
+    table, whose commits keep its files whole.
     """
 
     settings: MaintenanceSettings
     pool: Executor
     group_bytes: int = GROUP_BYTES
+    compacts: bool = True
     _job: Future[Rewrite | None] | None = None
     _seen: int = 0
     _next_cleanup: float = field(default_factory=time.monotonic)
@@ -99,7 +101,7 @@ class Maintenance:
                 self._vacuum = self._vacuum or Vacuum(address.folder)
                 self._vacuum.run({file.path for file in files}, version, self.settings.retention_s)
                 clean_log(log, self.settings.retention_s, keep_from=own_version)
-            runs = choose(files, self.settings.target_file_bytes, self.settings.compact_files)
+            runs = choose(files, self.settings.target_file_bytes, self.settings.compact_files) if self.compacts else []
             if not runs or not _compacting.acquire(blocking=False):
                 return None
             try:

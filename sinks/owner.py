@@ -24,7 +24,7 @@ from flows.ledger import LogIdentity, RunIdentity, Span
 from flows.ulid import new_ulid
 from sinks.address import TableAddress
 from sinks.errors import CommitFailed, Fenced, LedgerBroken, RewriteStale, TableAltered, unbalanced
-from sinks.files import WrittenFile
+from sinks.files import OldFile, WrittenFile
 from sinks.history import newest
 from sinks.log import Action, DeltaLog, commit_info, encode, now_ms, txn, txns_of
 from sinks.record import CommitRecord, Partition
@@ -44,28 +44,6 @@ class CommitInfo:
     rows: int
     files: int
     nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class OldFile:
-    """A live data file that a rewrite replaces."""
-
-    path: str
-    partition_values: Mapping[str, str | None]
-    nbytes: int
-
-    def remove(self) -> Action:
-        """Delta's ``remove`` action, of a rewrite that changes no row."""
-        return {
-            "remove": {
-                "path": self.path,
-                "deletionTimestamp": now_ms(),
-                "dataChange": False,
-                "extendedFileMetadata": True,
-                "partitionValues": dict(self.partition_values),
-                "size": self.nbytes,
-            }
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +138,31 @@ class Owner:
         """Why the table's branch stopped, as the run before left it or as this one wrote it; a commit of rows clears it."""
         return self._failure
 
-    def commit(self, files: Sequence[WrittenFile], spans: Mapping[Partition, Span], warned: Mapping[str, int] | None = None) -> CommitInfo:
+    def commit(
+        self,
+        files: Sequence[WrittenFile],
+        spans: Mapping[Partition, Span],
+        warned: Mapping[str, int] | None = None,
+        replaced: Sequence[OldFile] = (),
+        basis: int | None = None,
+        tombstones: int | None = None,
+    ) -> CommitInfo:
         """Commit rows and positions together: ``spans`` count what the files' rows were made of, from the table's positions on.
 
-        Raises LedgerBroken, Fenced, TableAltered, CommitFailed, and what ``verify_log`` raises. Unless it is CommitFailed, nothing landed.
+        ``replaced``: files whose rows the new ones hold as they now are, as read at the version ``basis``; ``tombstones``: how many more
+        the table holds then. Raises LedgerBroken, Fenced, TableAltered, RewriteStale, CommitFailed, and what ``verify_log`` raises. Unless
+        it is CommitFailed, nothing landed.
         """
         totals = self._totals_with(spans)
         self._verify_log()
         record = replace(self._next(), ranges=dict(spans), totals=totals, warned=dict(warned or {}))
+        if tombstones is not None:
+            record = replace(record, tombstones=(record.tombstones or 0) + tombstones)
         adds = [file.add(self._next_order_ms(), data_change=True) for file in files]
+        removes = [old.remove(now_ms(), data_change=True) for old in replaced]
         positions = [txn(self.address.txn(*partition), span.end) for partition, span in sorted(spans.items())]
         reach("before-commit")
-        info = self._put("WRITE", [*adds, *positions], record, files)
+        info = self._put("WRITE", [*adds, *removes, *positions], record, files, basis=basis)
         self._failure = None
         reach("after-commit")
         return info
@@ -186,7 +177,7 @@ class Owner:
         """Replace files by others that hold the same rows. Raises RewriteStale, Fenced, TableAltered, CommitFailed."""
         files = [file for file, _ in work.files]
         adds = [file.add(order_ms, data_change=False) for file, order_ms in work.files]
-        removes = [old.remove() for old in work.replaced]
+        removes = [old.remove(now_ms(), data_change=False) for old in work.replaced]
         return self._put("OPTIMIZE", [*adds, *removes], replace(self._next(), failure=self._failure), files, basis=work.basis)
 
     def fail(self, failure: Failure) -> CommitInfo:

@@ -18,7 +18,8 @@ Partition = tuple[str, int]
 class CommitRecord:
     """The ledger of one commit. ``ranges``: what this commit covers; ``totals``: everything since the generation's first position.
 
-    ``warned``: rule -> rows of this commit that broke it; ``failure``: why the table's branch stopped, in the commit that says so.
+    ``warned``: rule -> rows of this commit that broke it; ``tombstones``: how many an upsert table holds at this version; ``failure``: why
+    the table's branch stopped, in the commit that says so.
     """
 
     id: str
@@ -28,6 +29,7 @@ class CommitRecord:
     ranges: Mapping[Partition, Span] = field(default_factory=dict)
     totals: Mapping[Partition, Span] = field(default_factory=dict)
     warned: Mapping[str, int] = field(default_factory=dict)
+    tombstones: int | None = None
     failure: Failure | None = None
 
     @property
@@ -46,6 +48,8 @@ class CommitRecord:
             "totals": _spans_to_json(self.totals),
             "warned": dict(self.warned),
         }
+        if self.tombstones is not None:
+            values["tombstones"] = self.tombstones
         if self.failure is not None:
             failure = self.failure
             values["failure"] = {"cause": failure.cause, "positions": list(failure.positions), "next_step": failure.next_step}
@@ -63,6 +67,7 @@ class CommitRecord:
             ranges=_spans_from_json(values["ranges"]),
             totals=_spans_from_json(values["totals"]),
             warned=values["warned"],
+            tombstones=values.get("tombstones"),
             failure=failure and Failure(table, failure["cause"], tuple(failure["positions"]), failure["next_step"]),
         )
 

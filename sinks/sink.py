@@ -18,22 +18,25 @@ from flows.control import RunControl
 from flows.errors import KappaError
 from flows.faults import reach
 from flows.ledger import Span, count, drop_below
-from flows.sql.rewrite import ROW
-from sinks.errors import LedgerBroken
-from sinks.files import FileWriter, WrittenFile
+from sinks.errors import LedgerBroken, RewriteStale
+from sinks.files import Change, Pending
 from sinks.maintenance import Maintenance
 from sinks.owner import CommitInfo, Owner
+
+STALE_ATTEMPTS = 5  # each lost to a rewrite of another program
 
 
 @dataclass(frozen=True, slots=True)
 class TableParts:
     """What a sink partition works with. ``starts``: (topic, partition) -> next position, also of partitions that it has not yet committed;
-    ``still_live`` returns why the generation is live no more, or None.
+    ``pending`` makes what gathers the rows of one commit; ``multiplies``: a record may have several rows; ``still_live`` returns why the
+    generation is live no more, or None.
     """
 
     owner: Owner
     starts: Mapping[tuple[str, int], int]
-    files: FileWriter
+    pending: Callable[[], Pending]
+    multiplies: bool
     maintenance: Maintenance | None
     pool: ThreadPoolExecutor
     flush_bytes: int
@@ -77,13 +80,13 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._parts = parts
         self._control = control
         self._positions = dict(parts.starts)
-        self._multiplies = ROW in parts.files.schema.names
+        self._multiplies = parts.multiplies
         # the first commit of a generation names every partition, so that one that is added later is noticed
         self._spans = {log: Span(at, at, 0, 0, 0, 0) for log, at in parts.starts.items() if log not in parts.owner.positions}
         self._warned: dict[str, int] = {}
         self._buffer: list[pa.Table] = []
         self._buffered_bytes = 0
-        self._draft = parts.files.draft()
+        self._draft = parts.pending()
         self._piece: Future[None] | None = None  # the piece that is being written to the draft
         self._marked = False
         self._over = False
@@ -167,14 +170,26 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         self._buffer, self._buffered_bytes = [], 0
         self._piece = self._parts.pool.submit(self._draft.write, rows)
 
-    def _finish(self) -> list[WrittenFile]:
-        """The files of the commit; the next rows go to new ones."""
+    def _finish(self) -> CommitInfo:
+        """Commit the rows that were taken; the next go to a new draft. Again when another program has changed the files meanwhile."""
         self._flush(must=True)
         if self._piece is not None:
             self._piece.result()
-        files = self._draft.finish()
-        self._draft, self._piece = self._parts.files.draft(), None
-        return files
+            self._piece = None
+        for attempt in range(1, STALE_ATTEMPTS + 1):
+            change = self._draft.change()
+            self._check_rows(change)
+            reach("files-written")
+            try:
+                info = self._parts.owner.commit(change.files, self._spans, self._warned, change.replaced, change.basis, change.tombstones)
+            except RewriteStale:
+                if attempt == STALE_ATTEMPTS:
+                    raise
+                continue
+            self._draft.landed(info.version)
+            self._draft = self._parts.pending()
+            return info
+        raise AssertionError("unreachable")
 
     def _discard(self) -> None:
         """Drop what has not been committed."""
@@ -182,7 +197,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         if self._piece is not None:
             wait([self._piece])
         self._draft.discard()
-        self._draft, self._piece = self._parts.files.draft(), None
+        self._draft, self._piece = self._parts.pending(), None
 
     def _commit(self) -> None:
         why = self._parts.still_live()
@@ -193,17 +208,14 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         if not self._spans:
             self._parts.owner.check()
             return
-        files = self._finish()
-        self._check_rows(files)
-        reach("files-written")
-        info = self._parts.owner.commit(files, self._spans, self._warned)
+        info = self._finish()
         self._spans, self._warned = {}, {}
         self._parts.committed(info)
         reach("between-tables")
 
-    def _check_rows(self, files: list[WrittenFile]) -> None:
+    def _check_rows(self, change: Change) -> None:
         """What was written is what was counted: only a table with ``_row`` has more rows than records. Raises LedgerBroken."""
-        rows, written = sum(file.rows for file in files), sum(span.written for span in self._spans.values())
+        rows, written = change.rows, sum(span.written for span in self._spans.values())
         if rows < written or (rows > written and not self._multiplies):
             raise LedgerBroken(self._table, f"{rows} rows were written to files, and {written} records were counted")
 

@@ -7,10 +7,13 @@ from types import TracebackType
 
 from flows.errors import UsageError
 from flows.project import load_project
+from sinks.address import TableAddress
 from sinks.engine import Engine, Pinned
+from sinks.log import DeltaLog
 from sinks.result import Result
 from sinks.snapshot import Snapshot, take_snapshot
 from sinks.statement import check_statement
+from sinks.table import record_of
 
 _HIDING = ("core", "analytics")
 REJECTED = "__rejected"
@@ -80,6 +83,16 @@ class Warehouse:
         self._engine = Engine(pinned(self.snapshot), self.snapshot.views, self._memory_limit, self.snapshot.lost)
 
 
+def _live(address: TableAddress, version: int) -> str | None:
+    """What tells the live rows of an upsert table from its tombstones; None when the version says that it has none.
+
+    Measured on 2 M rows: the condition costs nothing in a query over most columns, and two fifths in one over a single column.
+    """
+    actions = DeltaLog(address.folder).read(version)
+    record = None if actions is None else record_of(address, actions)
+    return None if record is not None and record.tombstones == 0 else "_deleted = false"
+
+
 def pinned(snapshot: Snapshot) -> list[Pinned]:
     """The tables at the snapshot's cut; core and analytics hide system columns, except in tables of rejects."""
     return [
@@ -88,6 +101,7 @@ def pinned(snapshot: Snapshot) -> list[Pinned]:
             snapshot.address(name).uri,
             snapshot.cut.versions[name],
             hidden=name.startswith(_HIDING) and not name.endswith(REJECTED),
+            where=_live(snapshot.address(name), snapshot.cut.versions[name]) if entry.kind == "upsert" else None,
         )
-        for name in snapshot.tables
+        for name, entry in snapshot.tables.items()
     ]

@@ -81,6 +81,15 @@ def check_tables(read: Callable[[str], pa.Table], log: Sequence[tuple[At, Value]
         table,
     )
     assert [(*at(row), row["id"], row["tag"]) for row in rows("core.tag")] == tags
+    slots = oracle(
+        "SELECT _partition, _offset, id % 20 AS slot, kind, if(id % 13 = 0, NULL, id) FROM staged WHERE kind IS NOT NULL"
+        " QUALIFY row_number() OVER (PARTITION BY id % 20, kind ORDER BY amount DESC NULLS LAST, _partition DESC, _offset DESC) = 1"
+        " ORDER BY 1, 2",
+        table,
+    )
+    assert [(*at(row), row["slot"], row["kind"], row["id"]) for row in rows("core.slot")] == slots
+    keyless = [at(row) for row in rows("core.slot__rejected") if row["code"] == "null_key"]
+    assert keyless == [at(row) for row in staged if row["kind"] is None]
 
 
 def at(row: dict[str, Any]) -> At:

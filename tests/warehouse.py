@@ -36,6 +36,14 @@ SELECT id, upper(kind) AS kind, amount * 2 AS twice FROM staging.events WHERE id
 TAG = """/* kind = "append" */
 SELECT id, unnest(tags) AS tag FROM staging.events
 """
+SLOT = """/*
+kind = "upsert"
+key = ["slot", "kind"]
+sequence = "amount"
+delete_when = "id % 13 = 0"
+*/
+SELECT id % 20 AS slot, kind, id FROM staging.events
+"""
 VIEW = """/* kind = "view" */
 SELECT kind, count(*) AS events, sum(twice) AS total FROM core.event GROUP BY kind
 """
@@ -49,12 +57,13 @@ def write_folder(folder: Path, topic: str, partitions: int = 2, settings: str = 
     (folder / "sources/events.toml").write_text(SOURCE.format(topic=topic, partitions=partitions))
     (folder / "core/event.sql").write_text(EVENT)
     (folder / "core/tag.sql").write_text(TAG)
+    (folder / "core/slot.sql").write_text(SLOT)
     (folder / "analytics/by_kind.sql").write_text(VIEW)
 
 
 @dataclass
 class Warehouse:
-    """The folder of a warehouse with one source ``events`` and two append tables."""
+    """The folder of a warehouse with one source ``events``, two append tables and an upsert table."""
 
     folder: Path
     bootstrap: str
@@ -142,6 +151,7 @@ class Warehouse:
     def check_independently(self) -> None:
         """Every record is in every table exactly as often as it must be."""
         expect: dict[str, list[tuple[Any, ...]]] = {"raw": [], "staging": [], "rejected": [], "event": [], "tag": []}
+        slots: dict[tuple[int, str], tuple[Any, ...]] = {}
         for (partition, offset), value in sorted(self.records().items()):
             at = (partition, offset)
             expect["raw"].append((*at, value))
@@ -154,11 +164,16 @@ class Warehouse:
                 twice = None if row["amount"] is None else row["amount"] * 2
                 expect["event"].append((*at, row["id"], row["kind"].upper(), twice))
             expect["tag"] += [(*at, row["id"], tag) for tag in row["tags"] or []]
+            key, deleted = (row["id"] % 20, row["kind"]), row["id"] % 13 == 0
+            version = (row["amount"], *at, *key, None if deleted else row["id"], deleted)
+            slots[key] = max(slots.get(key, version), version, key=lambda version: version[:3])
         same("raw.events", pick(self.rows("raw.events"), "value"), expect["raw"])
         same("staging.events", pick(self.rows("staging.events"), "id", "kind", "amount", "tags"), expect["staging"])
         same("staging.events__rejected", pick(self.rows("staging.events__rejected"), "value"), expect["rejected"])
         same("core.event", pick(self.rows("core.event"), "id", "kind", "twice"), expect["event"])
         same("core.tag", pick(self.rows("core.tag"), "id", "tag"), expect["tag"])
+        expect["slot"] = sorted(version[1:] for version in slots.values())
+        same("core.slot", pick(self.rows("core.slot"), "slot", "kind", "id", "_deleted"), expect["slot"])
 
 
 @contextmanager

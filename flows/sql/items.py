@@ -31,8 +31,8 @@ class Item:
     line: int
 
 
-def select_items(level: Level, scope: Scope, relation: Input, binder: Binder) -> tuple[list[Item], Node | None]:
-    """The SELECT list and the WHERE, stars and aliases expanded."""
+def select_items(level: Level, scope: Scope, relation: Input, binder: Binder, added: int = 0) -> tuple[list[Item], Node | None]:
+    """The SELECT list and the WHERE, stars and aliases expanded. ``added``: so many items at its end are kappa's own."""
     written = [item for entry in level.node["select_list"] for item in _star(entry, scope)]
     aliases: dict[str, Node] = {}
     items = []
@@ -44,7 +44,7 @@ def select_items(level: Level, scope: Scope, relation: Input, binder: Binder) ->
             aliases.setdefault(names[0].lower(), expression)
             expression = {**expression, "alias": names[0]}
         items.append(Item(expression, names, sources(expression, scope, relation), line))
-    _check_names(items)
+    _check_names(items[: len(items) - added])
     where = level.node["where_clause"]
     return items, expand(where, scope, aliases) if where is not None else None
 

@@ -29,6 +29,7 @@ class Program:
     from this table's own unnest when ``unnests``). ``lineage``: column -> columns of the upstream; ``lines``: column -> its line.
     ``picks``: set when rows stay 1:1, the columns that are the upstream's as they are; ``computed_sql`` then gives the others and
     ``_offset``, in the upstream's order.
+    ``bare``: columns of a single SELECT that are the upstream's as they are, whatever its conditions.
     ``parts``: what a single SELECT without unnest evaluates, by which a failing record can be found without bisecting; else None.
     """
 
@@ -42,6 +43,7 @@ class Program:
     picks: Mapping[str, str] | None
     computed_sql: str | None
     parts: Parts | None
+    bare: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,10 @@ class Parts:
     items: tuple[Part, ...]
 
 
-def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Program:
-    """Rewrite a chain whose ``sql`` has been bound; ``upstream``: the upstream's schema, with system columns. Raises SqlRefused."""
+def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str, added: int = 0) -> Program:
+    """Rewrite a chain whose ``sql`` has been bound; ``upstream``: the upstream's schema, with system columns; ``added``: so many items at
+    the end of the outermost SELECT are kappa's own. Raises SqlRefused.
+    """
     binder.add_table(UPSTREAM, upstream)
     relation = _base(chained.levels[0], upstream)
     filters: list[str] = []
@@ -75,7 +79,7 @@ def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Pr
         if number > 1:
             relation = _above(node, level, items, relation)
         scope = Scope(level.alias, _written(chained, number), tuple(relation.columns), sql)
-        items, where = select_items(level, scope, relation, binder)
+        items, where = select_items(level, scope, relation, binder, added if number == len(chained.levels) else 0)
         lists = unnested(items, relation, binder, scope)
         passes = _passes(where, lists)
         if passes is not None:
@@ -90,6 +94,7 @@ def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Pr
     lineage = {name: item.sources for item in items for name in item.names}
     flat = len(chained.levels) == 1 and not unnests and all(len(item.names) == 1 for item in items)
     picks = _picks(items) if flat and not filters else None
+    bare = _picks(items) if len(chained.levels) == 1 else {}
     return Program(
         inner,
         tuple(filters),
@@ -101,6 +106,7 @@ def rewrite(chained: Chain, upstream: pa.Schema, binder: Binder, sql: str) -> Pr
         picks,
         _computed(items, picks, relation) if picks is not None else None,
         _parts(items, where, scope, relation) if flat else None,
+        bare,
     )
 
 

@@ -13,6 +13,7 @@ from flows.sql.tree import Problem, SqlRefused, quoted
 from flows.types import TypeRefused, storage_type
 
 COLUMN_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,126}$")
+_OWN = frozenset({"_sequence", "_deleted"})  # what kappa adds to the SELECT of an upsert table
 
 
 def stored_schema(columns: Sequence[Bound], lines: Mapping[str, int]) -> pa.Schema:
@@ -24,7 +25,7 @@ def stored_schema(columns: Sequence[Bound], lines: Mapping[str, int]) -> pa.Sche
 
 
 def _stored_type(column: Bound, line: int) -> pa.DataType:
-    if not COLUMN_NAME.match(column.name):
+    if column.name not in _OWN and not COLUMN_NAME.match(column.name):
         raise SqlRefused(Problem(line, f"the column {column.name} has no name that a table can hold", f"{column.name} AS name"))
     try:
         return storage_type(column.type)

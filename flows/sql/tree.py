@@ -19,11 +19,15 @@ Node = dict[str, Any]
 
 
 class Problem(NamedTuple):
-    """What is wrong with a piece of SQL: 1-based line within it (1 when unknown; 0: its settings), the cause, and what to write instead."""
+    """What is wrong with a piece of SQL: 1-based line within it (1 when unknown; 0: its settings), the cause, and what to write instead.
+
+    ``setting``: which of its settings, when ``line`` is 0.
+    """
 
     line: int
     cause: str
     fix: str
+    setting: str = "partition_by"
 
 
 class SqlRefused(ValueError):

@@ -101,7 +101,7 @@ class Rules:
     def _query(self, rows: pa.Table, form: str) -> dict[str, pa.ChunkedArray]:
         assert self._cursor is not None
         checks = ", ".join(form.format(rule.check) for rule in self._source.rules.values())
-        result = self._cursor.query(f"SELECT {checks} FROM typed", "typed", rows)
+        result = self._cursor.query(f"SELECT {checks} FROM typed", typed=rows)
         return dict(zip(self._source.rules, result.columns, strict=True))
 
 

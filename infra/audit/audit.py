@@ -14,12 +14,12 @@ from infra.audit.findings import Finding, Proof
 from infra.audit.log import TopicLog, count
 from infra.audit.rows import Rows
 from sinks.address import TableAddress
-from sinks.catalog import CatalogState
+from sinks.catalog import Catalog, CatalogState
 from sinks.engine import Engine, Pinned, QueryFailed
 from sinks.errors import TableLost, TableUnreadable
 from sinks.history import newest
 from sinks.log import DeltaLog
-from sinks.table import open_table
+from sinks.table import open_table, reading
 
 REJECTED = "__rejected"
 
@@ -50,6 +50,8 @@ class Audit:
 
     def __init__(self, root: str, state: CatalogState, config: Mapping[str, str], memory_limit: int = 1_000_000_000) -> None:
         self._config = config
+        self._catalog = Catalog(root)
+        self._kinds = {name: entry.kind for name, entry in state.tables.items()}
         self._addresses = {name: TableAddress(root, name, entry.generation) for name, entry in state.tables.items()}
         versions = {name: DeltaLog(address.folder).versions() for name, address in self._addresses.items()}
         self._versions = {name: found[-1] for name, found in versions.items() if found}
@@ -78,8 +80,8 @@ class Audit:
         if name not in self._versions:
             raise TableLost(name, address.folder)
         version = self._versions[name]
-        rows = Rows(self._engine, name)
-        walk = Walk(address, rows.multiplies).all(commits_of(address, version))
+        rows = Rows(self._engine, name, self._key(address))
+        walk = Walk(address, rows.multiplies, replaces=bool(rows.key)).all(commits_of(address, version))
         audited = Audited(address, version, rows, walk)
         if walk.record is None:
             walk.find("no commit in its log carries a ledger")
@@ -87,12 +89,27 @@ class Audit:
         for (topic, partition), span in sorted(walk.record.totals.items()):
             audited.proofs[topic, partition] = Proof(name, topic, partition, span, walk.walked.get((topic, partition), 0))
         self._transactions(audited)
+        if rows.key:
+            self._keys(rows, walk)
         totals = rows.totals()
         for proof in audited.proofs.values():
             rows.check(proof, totals.pop(proof.partition, None))
         for partition, (number, least, _) in totals.items():
             walk.find(f"{number} rows are of partition {partition}, from offset {least}, which the ledger does not know")
         return audited
+
+    def _keys(self, rows: Rows, walk: Walk) -> None:
+        for key, number in rows.doubled_keys():
+            walk.find(f"the key {key} has {number} rows")
+        if walk.record is not None and (found := rows.tombstones()) != (walk.record.tombstones or 0):
+            walk.find(f"it has {found} tombstones, and the ledger says {walk.record.tombstones or 0}")
+
+    def _key(self, address: TableAddress) -> tuple[str, ...]:
+        """The key of an upsert table; empty for others. Raises TableUnreadable when its definition is lost."""
+        if self._kinds[address.name] != "upsert":
+            return ()
+        with reading(address):
+            return tuple(self._catalog.definition(address.name, address.generation)["key"])
 
     def _transactions(self, audited: Audited) -> None:
         table = open_table(audited.address, self._versions[audited.address.name])

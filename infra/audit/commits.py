@@ -52,10 +52,14 @@ def _commit(address: TableAddress, version: int, actions: list[Action]) -> Commi
 
 @dataclass(slots=True)
 class Walk:
-    """Checks commits in order. ``walked``: topic partition -> commits that moved it; ``record``: the newest ledger."""
+    """Checks commits in order. ``walked``: topic partition -> commits that moved it; ``record``: the newest ledger.
+
+    ``multiplies``: a record may have several rows; ``replaces``: rows may replace others, so that files do not say how many were written.
+    """
 
     address: TableAddress
     multiplies: bool
+    replaces: bool = False
     walked: dict[Partition, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     record: CommitRecord | None = None
@@ -87,12 +91,16 @@ class Walk:
             return
         self._ledger(version, record)
         self._transactions(commit, record)
+        if not self.replaces:
+            self._grows(version, commit, record)
+        self.record = record
+
+    def _grows(self, version: int, commit: Commit, record: CommitRecord) -> None:
         written = sum(span.written for span in record.ranges.values())
         if commit.rows < written or (commit.rows > written and not self.multiplies):
             self.find(f"version {version} added {commit.rows} rows, and its ledger says {written} written")
         if commit.removes:
             self.find(f"version {version} removed {commit.removes} files as data: append tables only grow")
-        self.record = record
 
     def _ledger(self, version: int, record: CommitRecord) -> None:
         for name, spans in (("range", record.ranges), ("totals", record.totals)):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.batch import RAW, RECORDS, Batch
 from flows.conform import Conform
@@ -17,10 +18,12 @@ from flows.database import Database
 from flows.ledger import Span
 from flows.plan import Node
 from flows.stage import Stage
+from flows.upsert import DELETED, Upsert
 from infra.audit.compare import compare
 from infra.audit.findings import EXAMPLES, Proof
 from infra.audit.log import TopicLog
 from infra.audit.rows import Rows
+from sinks.keys import Keys
 
 REJECTED = "__rejected"
 Offsets = npt.NDArray[np.int64]
@@ -39,11 +42,14 @@ class Made:
 
 @dataclass(slots=True)
 class Check:
-    """One table's proof of one partition, and what was counted while comparing. ``refusing``: the tables whose rows are its rejects."""
+    """One table's proof of one partition, and what was counted while comparing. ``refusing``: the tables whose rows are its rejects;
+    ``upsert``: how its rows replace one another, if they do.
+    """
 
     proof: Proof
     rows: Rows
     refusing: Sequence[str]
+    upsert: Upsert | None = None
     span: Span | None = None
     problems: dict[str, list[int]] = field(default_factory=dict)
 
@@ -107,7 +113,8 @@ class Recompute:
         for name, (proof, rows) in tables.items():
             if log.reaches(partition) <= proof.span.start and proof.span.end <= log.extent.stable[partition]:
                 refusing = [] if name.endswith(REJECTED) else [f"{of}{REJECTED}" for of in self.chain(name)]
-                checks[name] = Check(proof, rows, refusing)
+                node = self._nodes.get(name)
+                checks[name] = Check(proof, rows, refusing, node.upsert if node else None)
         # where a table begins or ends, all others are cut: a table is compared only where its ledger covers the whole batch
         edges = {edge for check in checks.values() for edge in (check.proof.span.start, check.proof.span.end)}
         for start, end in pairwise(sorted(edges | ({log.extent.low[partition]} if edges else set()))):
@@ -145,6 +152,8 @@ def _compare(check: Check, made: Made, stored: pa.Table, *, provable: bool) -> N
     if missing:
         check.note(f"columns are missing: {', '.join(missing)}", [])
         return
+    if check.upsert is not None:
+        made = replace(made, rows=_staying(check, check.upsert, made.rows, stored))
     difference = compare(made.rows, stored)
     proof.compared = (proof.compared or 0) + made.rows.num_rows
     if difference.missing:
@@ -155,6 +164,23 @@ def _compare(check: Check, made: Made, stored: pa.Table, *, provable: bool) -> N
         check.note(f"rows differ from what the log gives, in {', '.join(difference.columns)}", difference.changed)
 
 
+def _staying(check: Check, upsert: Upsert, rows: pa.Table, stored: pa.Table) -> pa.Table:
+    """Of the rows that the log gives those that should be in the table: all but those that a later row of their key has replaced."""
+    here = set(zip(*(stored.column(name).to_pylist() for name in _places(stored)), strict=True))
+    places = zip(*(rows.column(name).to_pylist() for name in _places(rows)), strict=True)
+    stays = np.fromiter((place in here for place in places), bool, rows.num_rows)
+    gone = rows.filter(pa.array(~stays))
+    if upsert.tombstone_retention_s is not None:
+        gone = gone.filter(pc.invert(gone.column(DELETED)))  # it may have been forgotten
+    keys = Keys(upsert, rows.schema, ())
+    missing = check.rows.not_outranked(gone, keys.order_sql) if gone.num_rows else []
+    return rows.filter(pc.or_(pa.array(stays), pc.is_in(rows.column("_offset"), pa.array(missing, pa.int64()))))
+
+
+def _places(rows: pa.Table) -> list[str]:
+    return [name for name in ("_offset", "_row") if name in rows.schema.names]
+
+
 def _account(check: Check, batch: Batch, made: Made, stored: Mapping[str, pa.Table]) -> None:
     """Every offset of the log is in the table, in its rejects, or filtered: by set difference over what is stored, and by count."""
     read, written = _offsets(batch.records), np.unique(_offsets(made.rows))
@@ -162,7 +188,8 @@ def _account(check: Check, batch: Batch, made: Made, stored: Mapping[str, pa.Tab
     check.span = span if check.span is None else check.span.then(span)
     if not all(name in stored for name in check.refusing):
         return  # its rejects have not come equally far: they are compared row by row, elsewhere
-    there = [_offsets(stored[name]) for name in (check.proof.table, *check.refusing)]
+    own = _offsets(stored[check.proof.table]) if check.upsert is None else written
+    there = [own, *(_offsets(stored[name]) for name in check.refusing)]
     left_out = np.setdiff1d(read, np.concatenate(there))
     wrong = np.setxor1d(left_out, made.filtered)
     if len(wrong):

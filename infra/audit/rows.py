@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import duckdb
 import pyarrow as pa
 
+from flows.sql.tree import quoted
 from infra.audit.findings import EXAMPLES, Proof
 from sinks.engine import Engine, QueryFailed, message
 
@@ -12,9 +15,12 @@ CHUNK_OFFSETS = 4_000_000
 
 
 class Rows:
-    """One table pinned at the version that is audited. ``multiplies``: a record may have several rows, told apart by ``_row``."""
+    """One table pinned at the version that is audited. ``multiplies``: a record may have several rows, told apart by ``_row``;
+    ``key``: of an upsert table, whose rows replace others.
+    """
 
-    def __init__(self, engine: Engine, table: str) -> None:
+    def __init__(self, engine: Engine, table: str, key: Sequence[str] = ()) -> None:
+        self.key = tuple(key)
         self._engine = engine
         schema, _, name = table.partition(".")
         self._from = f'"{schema}"."{name}"'
@@ -56,8 +62,38 @@ class Rows:
         return self._compare(proof)
 
     def _compare(self, proof: Proof) -> None:
+        if self.key:
+            if proof.offsets > proof.span.written:
+                proof.find(f"the rows have {proof.offsets} distinct positions, and the ledger says {proof.span.written} written")
+            return
         if proof.offsets != proof.span.written:
             proof.find(f"the rows have {proof.offsets} distinct positions, and the ledger says {proof.span.written} written")
+
+    def doubled_keys(self) -> list[tuple[str, int]]:
+        """(key, rows) of keys that an upsert table has more than once, a few of them."""
+        if not self.key:
+            return []
+        columns = ", ".join(map(quoted, self.key))
+        query = f"SELECT to_json(struct_pack({columns}))::varchar, count(*) FROM {self._from} GROUP BY {columns} HAVING count(*) > 1"
+        try:
+            return self._engine.relation(f"{query} ORDER BY 1 LIMIT {EXAMPLES}").fetchall()
+        except duckdb.Error as error:
+            raise self._unreadable(error) from None
+
+    def tombstones(self) -> int:
+        """How many rows are deleted keys."""
+        ((number,),) = self._ask(f"SELECT count(*) FROM {self._from} WHERE _deleted")
+        return number
+
+    def not_outranked(self, rows: pa.Table, order: Callable[[str], str]) -> list[int]:
+        """Offsets of ``rows``, which an upsert table does not hold, whose key has no later row there. ``order``: SQL that orders rows."""
+        same = " AND ".join(f"stored.{quoted(name)} = given.{quoted(name)}" for name in self.key)
+        later = f"SELECT 1 FROM {self._from} AS stored WHERE {same} AND {order('stored')} > {order('given')}"
+        query = f"SELECT _offset FROM given WHERE NOT EXISTS ({later}) ORDER BY 1"
+        try:
+            return [offset for (offset,) in self._engine.relation(query, rows).fetchall()]
+        except duckdb.Error as error:
+            raise self._unreadable(error) from None
 
     def read(self, partition: int, start: int, end: int) -> pa.Table:
         """The rows with positions in ``[start, end)``, by position. Raises QueryFailed."""

@@ -122,7 +122,9 @@ def _summary(project: Project, plan: Plan) -> str:
     if plan.findings:
         files = len({finding.file for finding in plan.findings})
         return f"\n{_count(len(plan.findings), 'error')} in {_count(files, 'file')}"
-    counts = (_count(len(project.sources), "source"), _count(len(plan.nodes), "append table"), _count(len(plan.views), "view"))
+    kinds = [node.kind for node in plan.nodes.values()]
+    tables = [_count(kinds.count(kind), f"{kind} table") for kind in ("append", "upsert") if kind in kinds or kind == "append"]
+    counts = (_count(len(project.sources), "source"), *tables, _count(len(plan.views), "view"))
     return f"{', '.join(counts)}: no errors"
 
 

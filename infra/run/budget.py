@@ -19,6 +19,7 @@ class Budget:
     limits: Limits
     flush_bytes: int
     duckdb_bytes: int
+    leaf_bytes: int
 
 
 def share(settings: RunSettings, flows: int, tables: int) -> Budget:
@@ -45,4 +46,6 @@ def share(settings: RunSettings, flows: int, tables: int) -> Budget:
         flush_bytes=max(MIB // 4, min(16 * MIB, free // 32 // tables)),
         # a bound for the SQL's own work, which is short: a batch that does not fit is halved, but a record cannot be
         duckdb_bytes=max(128 * MIB, lane // 2),
+        # two leaves are merged at a time, each held as it was, joined, and as it will be
+        leaf_bytes=max(MIB, min(64 * MIB, free // 16)),
     )

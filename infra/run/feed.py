@@ -22,10 +22,12 @@ from flows.dataflow import build
 from flows.errors import KappaError
 from flows.plan import Node
 from flows.settings import Settings
+from flows.sql.rewrite import ROW
 from infra.run.budget import Budget
 from infra.run.selection import Target
-from sinks.files import FileWriter
+from sinks.files import FileWriter, Pending
 from sinks.maintenance import Maintenance
+from sinks.merge import Merge
 from sinks.owner import CommitInfo, Owner
 from sinks.sink import TableParts, TableSink, write_failure
 
@@ -127,13 +129,25 @@ class Feed:
         return TableParts(
             owner=fed.owner,
             starts={(self.source.topic, p): offset for p, offset in self.positions(fed).items()},
-            files=FileWriter(fed.owner.address, definition.schema, definition.partition_by, durable=self.settings.maintenance.durable),
-            maintenance=Maintenance(self.settings.maintenance, self.pool, self.budget.flush_bytes),
+            pending=self._pending(fed),
+            multiplies=ROW in definition.schema.names,
+            maintenance=Maintenance(self.settings.maintenance, self.pool, self.budget.flush_bytes, compacts=definition.upsert is None),
             pool=self.pool,
             flush_bytes=self.budget.flush_bytes,
             still_live=lambda: self.still_live(fed),
             committed=lambda info: self.committed(fed, info),
         )
+
+    def _pending(self, fed: Fed) -> Callable[[], Pending]:
+        """What gathers the rows of one commit: appended files, or leaves merged anew."""
+        definition = fed.target.definition
+        writer = FileWriter(fed.owner.address, definition.schema, definition.partition_by, durable=self.settings.maintenance.durable)
+        if definition.upsert is None:
+            return writer.draft
+        owner, budget = fed.owner, self.budget
+        return Merge(
+            writer, definition.upsert, lambda: owner.version, self.pool, leaf_bytes=budget.leaf_bytes, duckdb_bytes=budget.duckdb_bytes
+        ).pending
 
     def _greatest(self, tables: Iterable[Fed]) -> dict[int, int]:
         vectors = [self.positions(fed) for fed in tables]

@@ -15,7 +15,7 @@ from tests.bench import ratios, report
 from tests.bench.measure import ContestantFailed
 
 THROUGHPUT = ("R1", "R2", "R3", "R4")
-NAMES = (*THROUGHPUT, "R8", "R11", "R12")
+NAMES = (*THROUGHPUT, "R7", "R8", "R11", "R12")
 
 
 def arguments() -> argparse.Namespace:
@@ -40,6 +40,8 @@ def measure(bench: ratios.Bench, only: tuple[str, ...]) -> list[report.Ratio]:
     found: list[report.Ratio] = []
     if set(only) & set(THROUGHPUT):
         found += ratios.throughput(bench, only)
+    if "R7" in only:
+        found += ratios.upserts(bench)
     if "R8" in only:
         found += ratios.commit_latency(bench)
     if "R11" in only:

@@ -19,6 +19,7 @@ from tests.bench.commit_latency import measure as commit_latency_of
 from tests.bench.events import Topic
 from tests.bench.measure import ContestantFailed, Run, python, run
 from tests.bench.report import Ratio, fastest
+from tests.bench.upserts import measure as upserts_of
 
 PARTITIONS = 4
 EVENT_BYTES = 250
@@ -27,6 +28,8 @@ MEMORY_LIMIT_BYTES = 512_000_000
 MEMORY_TOPIC_LIMITS = 10.5  # the topic of R11, in memory limits, of a full bench
 FULL_EVENTS = 3_000_000
 IDLE_PARTITIONS = 7
+UPSERT_ROWS = (1_000_000, 10_000_000)  # of a full bench
+UPSERT_BATCHES = 2
 SHORT_RETENTION_S = 10.0  # as shipped it is an hour: a bench would end before anything is cleaned up
 BASELINES = "tests.bench.baselines."
 
@@ -160,6 +163,12 @@ def idle_partitions(bench: Bench) -> Ratio:
         events.delete_topic(bench.bootstrap, topic.name)
     value = bench.per_s("kappa, 1 busy of 8") / bench.per_s("kappa, 1 partition")
     return Ratio("R12", "one busy partition among 8 / that partition alone", value, ">= 0.8")
+
+
+def upserts(bench: Bench) -> list[Ratio]:
+    """R7: upserts into tables of two sizes, and reads of what they leave."""
+    scale = min(1, bench.events / FULL_EVENTS)
+    return upserts_of(bench.folder, [round(rows * scale) for rows in UPSERT_ROWS], UPSERT_BATCHES, bench.say)
 
 
 def commit_latency(bench: Bench) -> list[Ratio]:

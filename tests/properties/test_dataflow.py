@@ -4,6 +4,7 @@ the tables equal what DuckDB makes of the same records (DESIGN invariants I1, I3
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -18,13 +19,14 @@ from hypothesis import strategies as st
 
 from flows.control import RunControl
 from flows.dataflow import build
-from flows.fingerprint import definitions
+from flows.fingerprint import Definition, definitions
 from flows.ledger import LogIdentity, RunIdentity
 from flows.plan import analyse, require
 from flows.project import load_project
 from sinks.address import TableAddress
-from sinks.files import FileWriter
+from sinks.files import FileWriter, Pending
 from sinks.history import newest
+from sinks.merge import Merge
 from sinks.owner import Owner
 from sinks.sink import TableParts, TableSink
 from tests.memory import TOPIC, MemorySource, Record, split
@@ -70,7 +72,8 @@ def feed(root: str, log: dict[int, list[Record]], cuts: list[int], marks: list[b
             parts = TableParts(
                 owner=owner,
                 starts={(TOPIC, p): offset for p, offset in held.items()},
-                files=FileWriter(address, definition.schema, definition.partition_by),
+                pending=pending(address, definition, owner, pool),
+                multiplies="_row" in definition.schema.names,
                 maintenance=None,
                 pool=pool,
                 flush_bytes=1000,
@@ -87,12 +90,19 @@ def feed(root: str, log: dict[int, list[Record]], cuts: list[int], marks: list[b
     return control
 
 
+def pending(address: TableAddress, definition: Definition, owner: Owner, pool: ThreadPoolExecutor) -> Callable[[], Pending]:
+    writer = FileWriter(address, definition.schema, definition.partition_by)
+    if definition.upsert is None:
+        return writer.draft
+    return Merge(writer, definition.upsert, lambda: owner.version, pool, leaf_rows=4).pending
+
+
 def read(root: str, table: str) -> pa.Table:
     return DeltaTable(TableAddress(root, table, "0123456789ab-1").uri).to_pyarrow_table()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     log=logs(),
     cuts=st.lists(st.integers(1, 7), min_size=1, max_size=4),

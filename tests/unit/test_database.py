@@ -32,10 +32,10 @@ def test_every_cursor_is_in_utc_and_sees_its_own_rows() -> None:
     one, two = database.cursor(), database.cursor()
     for cursor, number in ((one, 1), (two, 2), (one, 3)):
         rows = pa.table({"n": [number]})
-        found = cursor.query("SELECT n, current_setting('TimeZone') AS zone, current_setting('memory_limit') AS most FROM t", "t", rows)
+        found = cursor.query("SELECT n, current_setting('TimeZone') AS zone, current_setting('memory_limit') AS most FROM t", t=rows)
         assert found.to_pylist() == [{"n": number, "zone": "UTC", "most": "61.0 MiB"}]
     with pytest.raises(duckdb.CatalogException):
-        two.query("SELECT * FROM u", "t", pa.table({"n": [1]}))
+        two.query("SELECT * FROM u", t=pa.table({"n": [1]}))
 
 
 def test_a_batch_that_does_not_fit_is_taken_in_parts(tmp_path: Path) -> None:

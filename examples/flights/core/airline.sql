@@ -1,5 +1,5 @@
 /*
-kind = "append"
+kind = "upsert"
 description = "Carriers"
 */
 SELECT carrier, name

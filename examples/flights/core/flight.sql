@@ -1,5 +1,5 @@
 /*
-kind = "append"
+kind = "upsert"
 description = "One row a flight, with its times in UTC"
 */
 SELECT

@@ -16,7 +16,7 @@ from flows.batch import Slice
 from flows.ledger import LogIdentity, RunIdentity, Span
 from infra.cli import main
 from sinks.address import TableAddress
-from sinks.files import WrittenFile
+from sinks.files import OldFile, WrittenFile
 from sinks.log import Action, DeltaLog, commit_info, encode, now_ms
 from sinks.owner import CommitInfo, Owner, Rewrite
 from sinks.record import CommitRecord, Partition
@@ -43,15 +43,24 @@ class UnguardedOwner(Owner):
         table = open_or_create(address, schema, partition_by, retention_s)
         return cls(address, DeltaLog(address.folder, durable), table.version(), CommitRecord("", 0, run, log), 0)
 
-    def commit(self, files: Sequence[WrittenFile], spans: Mapping[Partition, Span], warned: Mapping[str, int] | None = None) -> CommitInfo:
+    def commit(
+        self,
+        files: Sequence[WrittenFile],
+        spans: Mapping[Partition, Span],
+        warned: Mapping[str, int] | None = None,
+        replaced: Sequence[OldFile] = (),
+        basis: int | None = None,
+        tombstones: int | None = None,
+    ) -> CommitInfo:
         """The files, without positions."""
+        assert not replaced, "only append tables are fed without guarantees"
         return self._plain("WRITE", [file.add(now_ms(), data_change=True) for file in files], files)
 
     def rewrite(self, work: Rewrite) -> CommitInfo:
         """The same files as the real owner's."""
         files = [file for file, _ in work.files]
         adds = [file.add(order_ms, data_change=False) for file, order_ms in work.files]
-        return self._plain("OPTIMIZE", [*adds, *(old.remove() for old in work.replaced)], files)
+        return self._plain("OPTIMIZE", [*adds, *(old.remove(now_ms(), data_change=False) for old in work.replaced)], files)
 
     def _plain(self, operation: str, actions: Sequence[Action], files: Sequence[WrittenFile]) -> CommitInfo:
         self._version = self._own_version = self._version + 1

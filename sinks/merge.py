@@ -1,0 +1,253 @@
+"""Merging the rows of a commit into an upsert table: copy-on-write of the files that their keys fall into.
+
+For each file: which of its rows are outranked (a join on the key), the newer rows in their places, new keys in key order, and the file
+written anew. Files are independent of one another and merged by several threads.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.database import Cursor, Database
+from flows.upsert import DELETED, Upsert
+from sinks.files import Change, FileWriter, OldFile, WrittenFile
+from sinks.keys import Keys, Latest
+from sinks.leaves import PREFIX, Leaf, Leaves, Values, route
+
+LEAF_ROWS = 131_072
+SORT_APART_ROWS = 32_768
+LEAF_BYTES = 64 * 1024 * 1024  # of Arrow
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """What became of one leaf: new ones in its place. ``tombstones``: how many more they hold."""
+
+    values: Values
+    replaced: OldFile | None
+    added: list[Leaf]
+    files: list[WrittenFile]
+    tombstones: int
+
+
+class Merge:
+    """Merges commit after commit into one table, whose files it remembers. ``version``: the owner's last; ``leaf_bytes``: of Arrow."""
+
+    def __init__(
+        self,
+        writer: FileWriter,
+        upsert: Upsert,
+        version: Callable[[], int],
+        pool: Executor,
+        leaf_rows: int = LEAF_ROWS,
+        leaf_bytes: int = LEAF_BYTES,
+        duckdb_bytes: int | None = None,
+    ) -> None:
+        self.writer = writer
+        self.keys = Keys(upsert, writer.schema, writer.partition_by)
+        self._retention_s = upsert.tombstone_retention_s
+        self._version = version
+        self._pool = pool
+        self._leaf_rows = leaf_rows
+        self._leaf_bytes = leaf_bytes
+        self._database = Database(duckdb_bytes)
+        self.cursor = self._database.cursor()
+        self._leaves: Leaves | None = None
+        self._unnamed: list[WrittenFile] = []
+
+    def pending(self) -> PendingMerge:
+        """The rows of the next commit."""
+        return PendingMerge(self)
+
+    def leaves(self) -> Leaves:
+        """The table's files as of the owner's last version: read once, then kept up to date by what is committed."""
+        if self._leaves is None:
+            self._leaves = Leaves.read(self.writer.address, self._version(), self.keys, self.cursor)
+        return self._leaves
+
+    def forget(self) -> None:
+        """The files are not what they were: read them again."""
+        self._leaves = None
+
+    def merge(self, rows: pa.Table) -> list[_Merged]:
+        """Write the files that hold the table's rows and ``rows``, which no commit names yet."""
+        leaves, horizon = self.leaves(), self._horizon(rows)
+        given = {tuple(values.items()): part for values, part in self.writer.split(rows)}
+        jobs: list[Future[_Merged | None]] = []
+        done: list[_Merged] = []
+        for values in {**given, **leaves.others}:
+            foreign = {old: self._read(old) for old in leaves.others.get(values, ())}
+            part = given.get(values, self.writer.stored.empty_table())
+            own = leaves.leaves.get(values, ())
+            for latest in self._latest(pa.concat_tables([part, *foreign.values()]), own):
+                for leaf, start, end in route(own, latest.keys):
+                    jobs.append(self._pool.submit(self._leaf, values, leaf, latest.slice(start, end), horizon))
+            done += [_Merged(values, old, [], [], -_tombstones(its)) for old, its in foreign.items()]
+        wait(jobs)
+        return done + [merged for job in jobs if (merged := job.result()) is not None]
+
+    def _latest(self, rows: pa.Table, leaves: Sequence[Leaf]) -> list[Latest]:
+        """The latest row of each key: of many rows in two parts, cut between two leaves, by two threads."""
+        lows = [leaf.low for leaf in leaves[1:]]
+        if rows.num_rows < SORT_APART_ROWS or not lows:
+            return [self.keys.latest(rows, self.cursor)]
+        pivot = lows[max(0, bisect_right(lows, self.keys.middle(rows, self.cursor)) - 1)]
+        bound = f"from_hex('{pivot.hex()}')"
+        above = self._pool.submit(self.keys.latest, rows, self._database.cursor(), f"k >= {bound}")
+        return [self.keys.latest(rows, self.cursor, f"k < {bound}"), above.result()]
+
+    def _leaf(self, values: Values, leaf: Leaf | None, latest: Latest, horizon: datetime | None) -> _Merged | None:
+        """Merge rows into one leaf, or into a partition that has none; None when the leaf stays as it is."""
+        cursor = self._database.cursor()
+        try:
+            old = self.writer.stored.empty_table() if leaf is None else self._read(leaf.file)
+            rows = latest.rows if leaf is None else self._merged(old, latest, cursor)
+            if rows is None:
+                return None
+            pieces = self._pieces(rows if horizon is None else _without_old_tombstones(rows, horizon))
+            files = [self._write(values, piece) for piece in pieces]
+            lows = self._lows(pieces, leaf, latest, cursor)
+        finally:
+            cursor.close()
+        added = [Leaf(OldFile(file.path, dict(values), file.nbytes), low) for file, low in zip(files, lows, strict=True)]
+        more = sum(map(_tombstones, pieces)) - _tombstones(old)
+        return _Merged(values, None if leaf is None else leaf.file, added, files, more)
+
+    def _lows(self, pieces: Sequence[pa.Table], leaf: Leaf | None, latest: Latest, cursor: Cursor) -> list[bytes]:
+        """The sort key of the first row of each piece."""
+        least = latest.keys[0].as_py() if leaf is None else min(leaf.low, latest.keys[0].as_py())
+        if len(pieces) == 1 and self._retention_s is None:
+            return [least]
+        return self.keys.of(pa.concat_tables([piece.slice(0, 1) for piece in pieces]), cursor) if pieces else []
+
+    def _merged(self, old: pa.Table, latest: Latest, cursor: Cursor) -> pa.Table | None:
+        """``old`` with what is newer in the places of what it outranks, and new keys in key order; None when nothing is newer."""
+        keys, count = self.keys, old.num_rows
+        newer_sql = f"part._o > {keys.order_sql('old')}"
+        sql = f"SELECT old._i AS i, part._i AS j, {newer_sql} AS newer FROM old JOIN part ON {keys.same_sql('old', 'part')}"
+        found = cursor.query(sql, old=keys.narrow(old), part=keys.narrow(latest.rows).append_column("_o", latest.orders))
+        i, j, newer = (found.column(name).to_numpy() for name in ("i", "j", "newer"))
+        new = np.ones(len(latest.keys), bool)
+        new[j] = False
+        inserted = np.flatnonzero(new)
+        if not newer.any() and not len(inserted):
+            return None
+        places = np.arange(count)
+        places[i[newer]] = count + j[newer]
+        both = pa.concat_tables([old, latest.rows])
+        if len(inserted):
+            places = self._in_order(both, np.concatenate([places, count + inserted]), len(inserted), cursor)
+        return both.combine_chunks().take(pa.array(places))
+
+    def _in_order(self, both: pa.Table, places: Any, inserted: int, cursor: Cursor) -> Any:
+        """``places``, of which the last ``inserted`` are sorted apart, in key order as a whole."""
+        rest = len(places) - inserted
+        last, first = self.keys.of(both.take(pa.array(places[[rest - 1, rest]])), cursor)
+        if last < first:
+            return places
+        narrow = self.keys.narrow(both).take(pa.array(places))
+        found = cursor.query(f"SELECT _i FROM given ORDER BY {self.keys.key_sql('given')}", given=narrow)
+        return found.column("_i").to_numpy()
+
+    def _pieces(self, rows: pa.Table) -> list[pa.Table]:
+        """Rows cut into leaves: one while it is less than half too large."""
+        if not rows.num_rows:
+            return []
+        most = max(1, min(self._leaf_rows, int(self._leaf_bytes * rows.num_rows / max(1, rows.nbytes))))
+        count = 1 if rows.num_rows <= most * 3 // 2 else -(-rows.num_rows // most)
+        cuts = [number * rows.num_rows // count for number in range(count + 1)]
+        return [rows.slice(start, end - start) for start, end in pairwise(cuts)]
+
+    def _write(self, values: Values, rows: pa.Table) -> WrittenFile:
+        with self.writer.open(dict(values), PREFIX) as file:
+            file.write(rows)
+        self._unnamed.append(file.written)
+        return file.written
+
+    def landed(self) -> None:
+        """A commit names all that was written."""
+        self._unnamed = []
+
+    def discard(self) -> None:
+        """Delete what no commit names."""
+        for file in self._unnamed:
+            (self.writer.address.folder / unquote(file.path)).unlink(missing_ok=True)
+        self._unnamed = []
+
+    def _read(self, file: OldFile) -> pa.Table:
+        with pq.ParquetFile(self.writer.address.folder / unquote(file.path), pre_buffer=False) as opened:
+            return opened.read(use_threads=False).cast(self.writer.stored)
+
+    def _horizon(self, rows: pa.Table) -> datetime | None:
+        """Tombstones whose records are older than this are forgotten: by the log's time, so that no clock decides."""
+        if self._retention_s is None or not rows.num_rows:
+            return None
+        newest: datetime | None = pc.max(rows.column("_timestamp")).as_py()
+        return None if newest is None else newest - timedelta(seconds=self._retention_s)
+
+
+def _tombstones(rows: pa.Table) -> int:
+    number: int = pc.sum(rows.column(DELETED)).as_py() or 0
+    return number
+
+
+def _without_old_tombstones(rows: pa.Table, horizon: datetime) -> pa.Table:
+    old = pc.and_(rows.column(DELETED), pc.less(rows.column("_timestamp"), pa.scalar(horizon)))
+    return rows.filter(pc.invert(pc.fill_null(old, False)))
+
+
+class PendingMerge:
+    """The rows of one commit of an upsert table: gathered in memory, merged when they are committed."""
+
+    def __init__(self, merge: Merge) -> None:
+        self._merge = merge
+        self._rows: list[pa.Table] = []
+        self._merged: Sequence[_Merged] = ()
+        self._changed = False
+
+    def write(self, rows: pa.Table) -> None:
+        """Take rows, which have exactly the table's schema."""
+        self._rows.append(rows)
+
+    def change(self) -> Change:
+        """The leaves that the rows fall into, written anew. Raises what reading and writing the table's files raises."""
+        if self._changed:
+            self._merge.discard()
+            self._merge.forget()
+        self._changed = True
+        if not self._rows:
+            return Change([], 0, tombstones=0)
+        rows = pa.concat_tables(self._rows)
+        self._merged = self._merge.merge(rows)
+        replaced = [merged.replaced for merged in self._merged if merged.replaced is not None]
+        files = [file for merged in self._merged for file in merged.files]
+        tombstones = sum(merged.tombstones for merged in self._merged)
+        return Change(files, rows.num_rows, replaced, self._merge.leaves().version, tombstones)
+
+    def landed(self, version: int) -> None:
+        """The change was committed as this version."""
+        self._merge.landed()
+        if not self._rows:
+            return
+        added: dict[Values, list[Leaf]] = {}
+        for merged in self._merged:
+            added.setdefault(merged.values, []).extend(merged.added)
+        replaced = [merged.replaced for merged in self._merged if merged.replaced is not None]
+        self._merge.leaves().replace(version, replaced, added)
+
+    def discard(self) -> None:
+        """Delete what was written: no commit will name it."""
+        self._merge.discard()
+        self._rows, self._merged = [], ()
