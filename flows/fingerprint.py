@@ -17,6 +17,7 @@ from flows.contract import Source
 from flows.plan import Node, Plan
 from flows.project import Project
 from flows.sql.tree import expression_text, parse_expression
+from flows.summary import Summary
 from flows.types import UTC_MICROSECONDS
 from flows.upsert import Upsert
 
@@ -41,6 +42,7 @@ class Definition:
     json: dict[str, Any]
     fingerprint: str
     upsert: Upsert | None = None
+    summary: Summary | None = None
 
     @property
     def parent(self) -> str | None:
@@ -61,6 +63,9 @@ def definitions(project: Project, plan: Plan) -> dict[str, Definition]:
         content = _table(node, made[node.upstream])
         _add(made, node.name, "table", node.source, node.upstream, node.schema, node.partition_by, content, node.upsert)
         _add(made, f"{node.name}__rejected", "rejected", node.source, node.upstream, REJECTED, (), content)
+    for summary in plan.summaries.values():
+        content = _summary(summary, made[summary.upstream])
+        _add(made, summary.name, "table", summary.source, summary.upstream, summary.schema, summary.partition_by, content, summary=summary)
     return made
 
 
@@ -74,10 +79,11 @@ def _add(
     partition_by: tuple[str, ...],
     content: Mapping[str, Any],
     upsert: Upsert | None = None,
+    summary: Summary | None = None,
 ) -> None:
-    kind = "append" if upsert is None else "upsert"
+    kind = "summary" if summary else "upsert" if upsert else "append"
     values = {"format": 1, "table": name, "role": role, "kind": kind, **content}
-    made[name] = Definition(name, kind, role, source, upstream, schema, partition_by, values, fingerprint(values), upsert)
+    made[name] = Definition(name, kind, role, source, upstream, schema, partition_by, values, fingerprint(values), upsert, summary)
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
@@ -143,6 +149,18 @@ def _table(node: Node, upstream: Definition) -> dict[str, Any]:
         **upsert,
         "partition_by": list(node.partition_by),
         "upstream": {"table": node.upstream, "fingerprint": upstream.fingerprint},
+        "duckdb": duckdb.__version__,
+    }
+
+
+def _summary(summary: Summary, upstream: Definition) -> dict[str, Any]:
+    """What decides the rows, the columns and the files of a summary."""
+    return {
+        "sql": summary.sql,
+        "columns": [[field.name, type_name(field.type)] for field in summary.schema],
+        "group": list(summary.group),
+        "partition_by": list(summary.partition_by),
+        "upstream": {"table": summary.upstream, "fingerprint": upstream.fingerprint},
         "duckdb": duckdb.__version__,
     }
 

@@ -10,7 +10,19 @@ from flows.sql.bind import near
 from flows.sql.chain import Chain, chain
 from flows.sql.tree import Node, Problem, SqlRefused, line_at, parse, walk
 
-STREAMING = ("append", "upsert")  # kinds that are stored, and computed from one stream
+STREAMING = ("append", "upsert")  # kinds that are computed from one stream of records
+
+
+# what a summary has and a chain of row-local SELECTs has not; and what a summary's own check refuses in its own words
+_WITHOUT_GROUPS: Node = {
+    "group_expressions": [],
+    "group_sets": [],
+    "aggregate_handling": "STANDARD_HANDLING",
+    "having": None,
+    "qualify": None,
+    "sample": None,
+    "modifiers": [],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,11 @@ def read(table: TableFile) -> Query:
     tree = parse(table.sql)
     if table.kind in STREAMING:
         chained = chain(tree, table.sql)
+        return Query(table, tree, {chained.upstream: chained.line}, chained)
+    if table.kind == "summary":
+        chained = chain({**tree, **_WITHOUT_GROUPS}, table.sql)
+        if len(chained.levels) > 1:
+            raise SqlRefused(Problem(chained.line, "a summary is one SELECT over one table", "the expressions in the SELECT itself"))
         return Query(table, tree, {chained.upstream: chained.line}, chained)
     return Query(table, tree, _tables(tree, table.sql), None)
 
@@ -60,7 +77,28 @@ def physical_tables(project: Project) -> list[str]:
     for name, table in project.tables.items():
         if table.kind in STREAMING:
             names += [name, f"{name}__rejected"]
+        elif table.kind == "summary":
+            names.append(name)
     return names
+
+
+def summary_problem(project: Project, upstream: str, line: int) -> Problem | None:
+    """Why a summary cannot read ``upstream``; None when it can."""
+    table = project.tables.get(upstream)
+    if table is not None and table.kind == "upsert":
+        return None
+    if table is not None and table.kind == "summary":
+        cause = f"{upstream} is a summary: a summary of summaries would have to follow changes of groups"
+        return Problem(line, cause, f'FROM what {upstream} reads; or kind = "view" here')
+    if table is not None and table.kind == "view":
+        return Problem(
+            line, f"{upstream} is a view: a summary reads one stored table", 'FROM the table that the view reads; or kind = "view" here'
+        )
+    tables = [name for name, each in project.tables.items() if each.kind == "upsert"]
+    if upstream in physical_tables(project):
+        cause = f"a summary over {upstream} is not there yet: it reads an upsert table"
+        return Problem(line, cause, near(upstream, tables, 'kind = "upsert" for the rows, with a key; or kind = "view" here'))
+    return Problem(line, f"there is no table {upstream}", near(upstream, tables, _choice(tables)))
 
 
 def upstream_problem(project: Project, query: Query, upstream: str, line: int) -> Problem | None:
@@ -68,8 +106,9 @@ def upstream_problem(project: Project, query: Query, upstream: str, line: int) -
     layer, _, name = upstream.partition(".")
     if (layer == "staging" and name in project.sources) or (upstream in project.tables and project.tables[upstream].kind == "append"):
         return None
-    if upstream in project.tables and project.tables[upstream].kind == "upsert":
-        cause = f"{upstream} is an upsert table: its rows change, and an {query.file.kind} table reads a stream of rows that stay"
+    if upstream in project.tables and project.tables[upstream].kind in ("upsert", "summary"):
+        kind = {"upsert": "an upsert table", "summary": "a summary"}[project.tables[upstream].kind]
+        cause = f"{upstream} is {kind}: its rows change, and an {query.file.kind} table reads a stream of rows that stay"
         return Problem(line, cause, f'FROM what {upstream} reads, or kind = "view" here')
     if upstream in project.tables:
         return Problem(

@@ -62,6 +62,18 @@ class Span:
             self.rejected + after.rejected,
         )
 
+    def since(self, before: Span) -> Span:
+        """What has come after ``before``, from whose start this span also counts."""
+        assert self.start == before.start, (self, before)
+        return Span(
+            before.end,
+            self.end,
+            self.read - before.read,
+            self.written - before.written,
+            self.filtered - before.filtered,
+            self.rejected - before.rejected,
+        )
+
     def to_json(self) -> dict[str, int]:
         values = asdict(self)
         return {"from": values.pop("start"), "to": values.pop("end"), **values}

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from flows.batch import RAW, REJECTED, SYSTEM
 from flows.checks import reserved_name, source_findings
-from flows.graph import Query, order, read, upstream_problem, view_problem
+from flows.graph import Query, order, read, summary_problem, upstream_problem, view_problem
 from flows.project import Finding, Project, ProjectInvalid, TableFile
 from flows.sql.bind import Binder, near
 from flows.sql.chain import chain
@@ -17,6 +17,7 @@ from flows.sql.gates import expression_problems, plan_problems, star_problems, v
 from flows.sql.rewrite import ROW, Part, Program, rewrite
 from flows.sql.storage import cast_sql, casts, probe_sql, stored_schema
 from flows.sql.tree import Problem, SqlRefused, text
+from flows.summary import Summary, analyse_summary, problems
 from flows.toml_lines import line_of
 from flows.upsert import Declared, Upsert, check_partitions, declare
 
@@ -82,11 +83,17 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``nodes`` and ``views`` in an order in which each follows what it reads; ``findings``: everything that is wrong."""
+    """``nodes``, ``summaries`` and ``views`` in an order in which each follows what it reads; ``findings``: everything that is wrong."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
+    summaries: dict[str, Summary] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def tables(self) -> dict[str, Node | Summary]:
+        """The tables of SQL files that are stored, each after what it reads."""
+        return {**self.nodes, **self.summaries}
 
 
 def analyse(project: Project) -> Plan:
@@ -125,6 +132,8 @@ class _Analysis:
     def _find(self, table: TableFile, problem: Problem) -> None:
         if table.kind == "upsert":
             problem = problem._replace(cause=problem.cause.replace("an append table", "an upsert table"))
+        if table.kind == "summary":
+            problem = problem._replace(cause=problem.cause.replace(": an append table sees one record at a time", ""))
         file = table.path.relative_to(self.project.folder).as_posix()
         self.plan.findings.append(Finding(file, _line(table, problem), problem.cause, problem.fix))
         self.broken.add(table.name)
@@ -156,6 +165,8 @@ class _Analysis:
         return query
 
     def _name_problem(self, query: Query, upstream: str, line: int) -> Problem | None:
+        if query.file.kind == "summary":
+            return summary_problem(self.project, upstream, line)
         if query.chain is not None:
             return upstream_problem(self.project, query, upstream, line)
         return view_problem(self.project, upstream, line)
@@ -172,7 +183,9 @@ class _Analysis:
             self.broken.add(table.name)  # what is wrong below has been said
             return
         try:
-            if query.chain is None:
+            if query.file.kind == "summary":
+                self._summary(query)
+            elif query.chain is None:
                 self._view(query)
             else:
                 self._streaming(query)
@@ -239,6 +252,39 @@ class _Analysis:
             lineage={name: self._origins(chained.upstream, sources) for name, sources in program.lineage.items()},
             upsert=declared.upsert if declared else None,
         )
+
+    def _summary(self, query: Query) -> None:
+        table, chained = query.file, query.chain
+        assert chained is not None
+        found = list(problems(query, self.binder))
+        for problem in found:
+            self._find(table, problem)
+        if found:
+            return
+        upstream = self.plan.nodes[chained.upstream]
+        self.binder.columns(table.sql)
+        grouped = analyse_summary(query, upstream.schema, chained.levels[0].alias, self.binder)
+        partition_by = self._partition_by(table, grouped.schema)
+        for name in partition_by:
+            if name not in grouped.group:
+                fix = f"one of {', '.join(grouped.group)}"
+                raise SqlRefused(Problem(0, f"partition_by names {name}, which is no group: it changes", fix, "partition_by"))
+        self.plan.summaries[table.name] = Summary(
+            name=table.name,
+            source=upstream.source,
+            upstream=upstream.name,
+            schema=grouped.schema,
+            sql=text(query.tree),
+            group=grouped.group,
+            touched_reads=grouped.touched_reads,
+            touched_sql=grouped.touched_sql,
+            rows_sql=grouped.rows_sql,
+            all_sql=grouped.all_sql,
+            scale_sql=grouped.scale_sql,
+            partition_by=partition_by,
+            lineage={name: self._origins(upstream.name, sources) for name, sources in grouped.reads.items()},
+        )
+        self.view_binder.add_table(table.name, visible(grouped.schema))
 
     def _source_of(self, upstream: str) -> str:
         layer, _, name = upstream.partition(".")

@@ -37,7 +37,7 @@ class Finding:
 class TableSettings(Model):
     """The TOML of a table's leading comment."""
 
-    kind: Literal["append", "upsert", "view"]
+    kind: Literal["append", "upsert", "summary", "view"]
     description: str = ""
     partition_by: tuple[str, ...] = ()
     key: tuple[str, ...] = ()

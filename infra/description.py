@@ -64,7 +64,9 @@ def describe(project: Project, name: str, config: Mapping[str, str] | None) -> D
             it.notes.append("the folder has no such view, or an error in it: kappa check")
     else:
         raise TableUnknown(name, [*state.tables, *state.views])
-    readers = {node.name: (node.upstream,) for node in plan.nodes.values()} | {view.name: view.dependencies for view in plan.views.values()}
+    readers = {table.name: (table.upstream,) for table in plan.tables.values()} | {
+        view.name: view.dependencies for view in plan.views.values()
+    }
     it.read_by = sorted(reader for reader, read in readers.items() if name in read)
     return it
 
@@ -106,6 +108,6 @@ def _lineage(it: Description, project: Project, plan: Plan) -> None:
     it.reads = [definition.upstream or f"topic {topic}"]
     if it.status.generation.partition("-")[0] != definition.fingerprint:
         it.notes.append(f"its definition in the folder has changed: kappa run --rebuild {it.name.removesuffix(REJECTED)}")
-    elif it.name in plan.nodes:
-        node = plan.nodes[it.name]
-        it.lineage, it.sql = node.lineage, node.sql
+    elif it.name in plan.tables:
+        table = plan.tables[it.name]
+        it.lineage, it.sql = table.lineage, table.sql

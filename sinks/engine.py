@@ -169,9 +169,7 @@ class Engine:
             self._loaded = True
         catalog = f'"{table.name}@{table.version}"'
         try:
-            self._connection.execute(
-                f"ATTACH {_text(table.uri)} AS {catalog} (TYPE delta, VERSION {table.version}, PIN_SNAPSHOT, READ_ONLY)"
-            )
+            self._connection.execute(attach_sql(table.uri, table.version, catalog))
             columns = [row[0] for row in self._connection.execute(f"DESCRIBE FROM {catalog}").fetchall()]
         except duckdb.Error as error:
             raise QueryFailed(f"table {table.name} cannot be read", cause=message(error), next_step=f"kappa show {table.name}") from None
@@ -191,6 +189,11 @@ class Engine:
             ]
             cause = f"it needs {missing[1]}, which is not there" if missing else message(error)
             self._broken[name] = ViewInvalid(name, lost[0] if lost else cause)
+
+
+def attach_sql(uri: str, version: int, catalog: str) -> str:
+    """SQL that attaches a Delta table at a version under a quoted name."""
+    return f"ATTACH {_text(uri)} AS {catalog} (TYPE delta, VERSION {version}, PIN_SNAPSHOT, READ_ONLY)"
 
 
 def delta_extension() -> str:

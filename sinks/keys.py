@@ -32,13 +32,24 @@ class Latest:
 
 
 class Keys:
-    """The SQL of a table's keys. Partition columns are left out: within a partition they do not differ."""
+    """The SQL of a table's keys. ``columns``: of the key, in the order that cuts files; ``order``: what decides between two rows of a key,
+    none when a row given later always wins. Partition columns are left out: within a partition they do not differ.
+    """
 
-    def __init__(self, upsert: Upsert, schema: pa.Schema, partition_by: Sequence[str]) -> None:
-        kept = [name for name in upsert.cluster if name not in partition_by]
-        self.columns = tuple(kept)
-        self.order = tuple(name for name in upsert.order(row="_row" in schema.names) if name not in partition_by)
+    def __init__(self, columns: Sequence[str], order: Sequence[str], partition_by: Sequence[str] = ()) -> None:
+        self.columns = tuple(name for name in columns if name not in partition_by)
+        self.order = tuple(name for name in order if name not in partition_by)
         self._used = list(dict.fromkeys((*self.columns, *self.order)))
+
+    @classmethod
+    def of_upsert(cls, upsert: Upsert, schema: pa.Schema, partition_by: Sequence[str] = ()) -> Keys:
+        """Those of an upsert table."""
+        return cls(upsert.cluster, upsert.order(row="_row" in schema.names), partition_by)
+
+    @classmethod
+    def of_groups(cls, group: Sequence[str], schema: pa.Schema, partition_by: Sequence[str] = ()) -> Keys:
+        """Those of a summary, times first: the groups that change are mostly recent ones."""
+        return cls(sorted(group, key=lambda name: not pa.types.is_temporal(schema.field(name).type)), (), partition_by)
 
     def key_sql(self, table: str) -> str:
         """The sort key of a row of ``table``: one for all rows when the partition is the key."""
@@ -46,16 +57,23 @@ class Keys:
 
     def order_sql(self, table: str) -> str:
         """What is greater for the later of two rows of a key."""
-        return _sort_key(table, self.order, "ASC NULLS FIRST")
+        return _sort_key(table, self.order, "ASC NULLS FIRST") if self.order else "''::BLOB"
+
+    def newer_sql(self, given: str, stored: str) -> str:
+        """Whether a given row, which has its order as ``_o``, replaces a stored one."""
+        return f"{given}._o > {self.order_sql(stored)}" if self.order else "true"
 
     @property
     def _sorted_sql(self) -> str:
         """By key, then by what decides: the order of the sort keys, which takes DuckDB a third of the time by the columns (measured)."""
-        return ", ".join([*map(quoted, self.columns), *(f"{quoted(name)} NULLS FIRST" for name in self.order)])
+        return (
+            ", ".join([*(f"{quoted(name)} NULLS LAST" for name in self.columns), *(f"{quoted(name)} NULLS FIRST" for name in self.order)])
+            or "_i"
+        )
 
     def same_sql(self, left: str, right: str) -> str:
-        """Whether two rows have the same key."""
-        same = (f"{left}.{quoted(name)} = {right}.{quoted(name)}" for name in self.columns)
+        """Whether two rows have the same key, of which null may be a part."""
+        same = (f"{left}.{quoted(name)} IS NOT DISTINCT FROM {right}.{quoted(name)}" for name in self.columns)
         return " AND ".join(same) or "true"
 
     def narrow(self, rows: pa.Table) -> pa.Table:

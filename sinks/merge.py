@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -21,13 +21,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.database import Cursor, Database
-from flows.upsert import DELETED, Upsert
+from flows.upsert import DELETED
 from sinks.files import Change, FileWriter, OldFile, WrittenFile
 from sinks.keys import Keys, Latest
 from sinks.leaves import PREFIX, Leaf, Leaves, Values, route
 
 LEAF_ROWS = 131_072
 SORT_APART_ROWS = 32_768
+_FLAG = pa.field(DELETED, pa.bool_())
 LEAF_BYTES = 64 * 1024 * 1024  # of Arrow
 
 
@@ -43,21 +44,29 @@ class _Merged:
 
 
 class Merge:
-    """Merges commit after commit into one table, whose files it remembers. ``version``: the owner's last; ``leaf_bytes``: of Arrow."""
+    """Merges commit after commit into one table, whose files it remembers. ``version``: the owner's last; ``leaf_bytes``: of Arrow.
+
+    The rows that are given have the table's columns and ``_deleted``. A table without that column keeps no tombstones: what is deleted is
+    gone. ``tombstone_retention_s``: how long one with it does, None for ever.
+    """
 
     def __init__(
         self,
         writer: FileWriter,
-        upsert: Upsert,
+        keys: Keys,
         version: Callable[[], int],
         pool: Executor,
+        *,
+        tombstone_retention_s: float | None = None,
         leaf_rows: int = LEAF_ROWS,
         leaf_bytes: int = LEAF_BYTES,
         duckdb_bytes: int | None = None,
     ) -> None:
         self.writer = writer
-        self.keys = Keys(upsert, writer.schema, writer.partition_by)
-        self._retention_s = upsert.tombstone_retention_s
+        self.keys = keys
+        self._forgets = DELETED not in writer.schema.names
+        self._given = replace(writer, schema=writer.schema.append(_FLAG)) if self._forgets else writer
+        self._retention_s = tombstone_retention_s
         self._version = version
         self._pool = pool
         self._leaf_rows = leaf_rows
@@ -84,12 +93,12 @@ class Merge:
     def merge(self, rows: pa.Table) -> list[_Merged]:
         """Write the files that hold the table's rows and ``rows``, which no commit names yet."""
         leaves, horizon = self.leaves(), self._horizon(rows)
-        given = {tuple(values.items()): part for values, part in self.writer.split(rows)}
+        given = {tuple(values.items()): part for values, part in self._given.split(rows)}
         jobs: list[Future[_Merged | None]] = []
         done: list[_Merged] = []
         for values in {**given, **leaves.others}:
             foreign = {old: self._read(old) for old in leaves.others.get(values, ())}
-            part = given.get(values, self.writer.stored.empty_table())
+            part = given.get(values, self._given.stored.empty_table())
             own = leaves.leaves.get(values, ())
             for latest in self._latest(pa.concat_tables([part, *foreign.values()]), own):
                 for leaf, start, end in route(own, latest.keys):
@@ -112,11 +121,11 @@ class Merge:
         """Merge rows into one leaf, or into a partition that has none; None when the leaf stays as it is."""
         cursor = self._database.cursor()
         try:
-            old = self.writer.stored.empty_table() if leaf is None else self._read(leaf.file)
+            old = self._given.stored.empty_table() if leaf is None else self._read(leaf.file)
             rows = latest.rows if leaf is None else self._merged(old, latest, cursor)
             if rows is None:
                 return None
-            pieces = self._pieces(rows if horizon is None else _without_old_tombstones(rows, horizon))
+            pieces = self._pieces(self._kept(rows, horizon))
             files = [self._write(values, piece) for piece in pieces]
             lows = self._lows(pieces, leaf, latest, cursor)
         finally:
@@ -128,15 +137,15 @@ class Merge:
     def _lows(self, pieces: Sequence[pa.Table], leaf: Leaf | None, latest: Latest, cursor: Cursor) -> list[bytes]:
         """The sort key of the first row of each piece."""
         least = latest.keys[0].as_py() if leaf is None else min(leaf.low, latest.keys[0].as_py())
-        if len(pieces) == 1 and self._retention_s is None:
+        if len(pieces) == 1 and self._retention_s is None and not self._forgets:
             return [least]
         return self.keys.of(pa.concat_tables([piece.slice(0, 1) for piece in pieces]), cursor) if pieces else []
 
     def _merged(self, old: pa.Table, latest: Latest, cursor: Cursor) -> pa.Table | None:
         """``old`` with what is newer in the places of what it outranks, and new keys in key order; None when nothing is newer."""
         keys, count = self.keys, old.num_rows
-        newer_sql = f"part._o > {keys.order_sql('old')}"
-        sql = f"SELECT old._i AS i, part._i AS j, {newer_sql} AS newer FROM old JOIN part ON {keys.same_sql('old', 'part')}"
+        newer = keys.newer_sql("part", "old")
+        sql = f"SELECT old._i AS i, part._i AS j, {newer} AS newer FROM old JOIN part ON {keys.same_sql('old', 'part')}"
         found = cursor.query(sql, old=keys.narrow(old), part=keys.narrow(latest.rows).append_column("_o", latest.orders))
         i, j, newer = (found.column(name).to_numpy() for name in ("i", "j", "newer"))
         new = np.ones(len(latest.keys), bool)
@@ -188,7 +197,17 @@ class Merge:
 
     def _read(self, file: OldFile) -> pa.Table:
         with pq.ParquetFile(self.writer.address.folder / unquote(file.path), pre_buffer=False) as opened:
-            return opened.read(use_threads=False).cast(self.writer.stored)
+            rows = opened.read(use_threads=False).cast(self.writer.stored)
+        return rows.append_column(_FLAG, pa.repeat(pa.scalar(False), rows.num_rows)) if self._forgets else rows
+
+    def _kept(self, rows: pa.Table, horizon: datetime | None) -> pa.Table:
+        """Without the tombstones that the table does not keep."""
+        if self._forgets:
+            return rows.filter(pc.invert(rows.column(DELETED))).drop_columns([DELETED])
+        if horizon is None:
+            return rows
+        old = pc.and_(rows.column(DELETED), pc.less(rows.column("_timestamp"), pa.scalar(horizon)))
+        return rows.filter(pc.invert(pc.fill_null(old, False)))
 
     def _horizon(self, rows: pa.Table) -> datetime | None:
         """Tombstones whose records are older than this are forgotten: by the log's time, so that no clock decides."""
@@ -199,13 +218,8 @@ class Merge:
 
 
 def _tombstones(rows: pa.Table) -> int:
-    number: int = pc.sum(rows.column(DELETED)).as_py() or 0
+    number: int = (pc.sum(rows.column(DELETED)).as_py() or 0) if DELETED in rows.column_names else 0
     return number
-
-
-def _without_old_tombstones(rows: pa.Table, horizon: datetime) -> pa.Table:
-    old = pc.and_(rows.column(DELETED), pc.less(rows.column("_timestamp"), pa.scalar(horizon)))
-    return rows.filter(pc.invert(pc.fill_null(old, False)))
 
 
 class PendingMerge:

@@ -134,6 +134,11 @@ class Owner:
         return dict(self._record.totals)
 
     @property
+    def record(self) -> CommitRecord:
+        """The ledger of this owner's last commit."""
+        return self._record
+
+    @property
     def failure(self) -> Failure | None:
         """Why the table's branch stopped, as the run before left it or as this one wrote it; a commit of rows clears it."""
         return self._failure
@@ -146,18 +151,21 @@ class Owner:
         replaced: Sequence[OldFile] = (),
         basis: int | None = None,
         tombstones: int | None = None,
+        upstream: int | None = None,
     ) -> CommitInfo:
         """Commit rows and positions together: ``spans`` count what the files' rows were made of, from the table's positions on.
 
         ``replaced``: files whose rows the new ones hold as they now are, as read at the version ``basis``; ``tombstones``: how many more
-        the table holds then. Raises LedgerBroken, Fenced, TableAltered, RewriteStale, CommitFailed, and what ``verify_log`` raises. Unless
-        it is CommitFailed, nothing landed.
+        the table holds then; ``upstream``: the version that a summary is the function of. Raises LedgerBroken, Fenced, TableAltered,
+        RewriteStale, CommitFailed, and what ``verify_log`` raises. Unless it is CommitFailed, nothing landed.
         """
         totals = self._totals_with(spans)
         self._verify_log()
         record = replace(self._next(), ranges=dict(spans), totals=totals, warned=dict(warned or {}))
         if tombstones is not None:
             record = replace(record, tombstones=(record.tombstones or 0) + tombstones)
+        if upstream is not None:
+            record = replace(record, upstream=upstream)
         adds = [file.add(self._next_order_ms(), data_change=True) for file in files]
         removes = [old.remove(now_ms(), data_change=True) for old in replaced]
         positions = [txn(self.address.txn(*partition), span.end) for partition, span in sorted(spans.items())]

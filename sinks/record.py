@@ -18,8 +18,8 @@ Partition = tuple[str, int]
 class CommitRecord:
     """The ledger of one commit. ``ranges``: what this commit covers; ``totals``: everything since the generation's first position.
 
-    ``warned``: rule -> rows of this commit that broke it; ``tombstones``: how many an upsert table holds at this version; ``failure``: why
-    the table's branch stopped, in the commit that says so.
+    ``warned``: rule -> rows of this commit that broke it; ``tombstones``: how many an upsert table holds at this version; ``upstream``: the
+    version of the upstream table that a summary is the function of; ``failure``: why the branch stopped, in the commit that says so.
     """
 
     id: str
@@ -30,6 +30,7 @@ class CommitRecord:
     totals: Mapping[Partition, Span] = field(default_factory=dict)
     warned: Mapping[str, int] = field(default_factory=dict)
     tombstones: int | None = None
+    upstream: int | None = None
     failure: Failure | None = None
 
     @property
@@ -50,6 +51,8 @@ class CommitRecord:
         }
         if self.tombstones is not None:
             values["tombstones"] = self.tombstones
+        if self.upstream is not None:
+            values["upstream"] = self.upstream
         if self.failure is not None:
             failure = self.failure
             values["failure"] = {"cause": failure.cause, "positions": list(failure.positions), "next_step": failure.next_step}
@@ -68,6 +71,7 @@ class CommitRecord:
             totals=_spans_from_json(values["totals"]),
             warned=values["warned"],
             tombstones=values.get("tombstones"),
+            upstream=values.get("upstream"),
             failure=failure and Failure(table, failure["cause"], tuple(failure["positions"]), failure["next_step"]),
         )
 

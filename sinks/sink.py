@@ -18,12 +18,11 @@ from flows.control import RunControl
 from flows.errors import KappaError
 from flows.faults import reach
 from flows.ledger import Span, count, drop_below
-from sinks.errors import LedgerBroken, RewriteStale
+from sinks.errors import LedgerBroken
 from sinks.files import Change, Pending
+from sinks.landing import land
 from sinks.maintenance import Maintenance
 from sinks.owner import CommitInfo, Owner
-
-STALE_ATTEMPTS = 5  # each lost to a rewrite of another program
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,20 +175,9 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         if self._piece is not None:
             self._piece.result()
             self._piece = None
-        for attempt in range(1, STALE_ATTEMPTS + 1):
-            change = self._draft.change()
-            self._check_rows(change)
-            reach("files-written")
-            try:
-                info = self._parts.owner.commit(change.files, self._spans, self._warned, change.replaced, change.basis, change.tombstones)
-            except RewriteStale:
-                if attempt == STALE_ATTEMPTS:
-                    raise
-                continue
-            self._draft.landed(info.version)
-            self._draft = self._parts.pending()
-            return info
-        raise AssertionError("unreachable")
+        info = land(self._draft, self._parts.owner, self._spans, self._warned, check=self._check_rows)
+        self._draft = self._parts.pending()
+        return info
 
     def _discard(self) -> None:
         """Drop what has not been committed."""

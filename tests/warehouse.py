@@ -44,6 +44,9 @@ delete_when = "id % 13 = 0"
 */
 SELECT id % 20 AS slot, kind, id FROM staging.events
 """
+CORNER = """/* kind = "summary" */
+SELECT kind, slot % 4 AS corner, count(*) AS slots, sum(id) AS ids, max(id) AS top, avg(id) AS mean FROM core.slot GROUP BY kind, corner
+"""
 VIEW = """/* kind = "view" */
 SELECT kind, count(*) AS events, sum(twice) AS total FROM core.event GROUP BY kind
 """
@@ -58,12 +61,13 @@ def write_folder(folder: Path, topic: str, partitions: int = 2, settings: str = 
     (folder / "core/event.sql").write_text(EVENT)
     (folder / "core/tag.sql").write_text(TAG)
     (folder / "core/slot.sql").write_text(SLOT)
+    (folder / "analytics/corner.sql").write_text(CORNER)
     (folder / "analytics/by_kind.sql").write_text(VIEW)
 
 
 @dataclass
 class Warehouse:
-    """The folder of a warehouse with one source ``events``, two append tables and an upsert table."""
+    """The folder of a warehouse with one source ``events``, two append tables, an upsert table and its summary."""
 
     folder: Path
     bootstrap: str
@@ -146,6 +150,8 @@ class Warehouse:
         """All rows of the live generation, by position."""
         path = self.folder / "data" / self.catalogue()["tables"][table]["path"]
         rows: list[dict[str, Any]] = DeltaTable(str(path)).to_pyarrow_table().to_pylist()
+        if table == "analytics.corner":
+            return sorted(rows, key=lambda row: (row["kind"], row["corner"]))
         return sorted(rows, key=lambda row: (row["_partition"], row["_offset"], row.get("_row") or 0))
 
     def check_independently(self) -> None:
@@ -174,6 +180,7 @@ class Warehouse:
         same("core.tag", pick(self.rows("core.tag"), "id", "tag"), expect["tag"])
         expect["slot"] = sorted(version[1:] for version in slots.values())
         same("core.slot", pick(self.rows("core.slot"), "slot", "kind", "id", "_deleted"), expect["slot"])
+        same("analytics.corner", [tuple(row.values()) for row in self.rows("analytics.corner")], corners(slots.values()))
 
 
 @contextmanager
@@ -205,6 +212,15 @@ def valid(value: bytes | None) -> dict[str, Any] | None:
     except (ValueError, InvalidOperation):
         return None
     return None if row["amount"] is not None and row["amount"] >= 1_000_000 else row
+
+
+def corners(slots: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """analytics.corner of the latest row of each slot: (amount, partition, offset, slot, kind, id, deleted)."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for *_, slot, kind, number, deleted in slots:
+        if not deleted:
+            groups.setdefault((kind, slot % 4), []).append(number)
+    return sorted((*group, len(ids), sum(ids), max(ids), sum(ids) / len(ids)) for group, ids in groups.items())
 
 
 def pick(rows: Iterable[dict[str, Any]], *columns: str) -> list[tuple[Any, ...]]:

@@ -11,6 +11,14 @@ from pathlib import Path
 from fetch import TABLES, FetchFailed, fetch
 
 FOLDER = Path(__file__).resolve().parent
+SAME = (
+    "SELECT (SELECT count(*) FROM core.flight) AS in_core, (SELECT sum(flights) FROM analytics.carrier_day) AS in_carrier_day,"
+    " (SELECT sum(flights) FROM analytics.route_month) AS in_route_month"
+)
+ROUTES = (
+    "SELECT origin, dest, flights, round(mean_arr_delay, 2) AS mean_arr_delay_min FROM analytics.route_month"
+    " WHERE month = DATE '2013-01-01' AND origin = 'LGA' AND dest IN ('IAH', 'DFW') ORDER BY dest"
+)
 QUESTIONS = {
     "How many flights were there, and how late were they?": (
         "SELECT count(*) AS flights, count(dep_time) AS departed, round(avg(dep_delay), 2) AS mean_delay_min FROM core.flight"
@@ -49,6 +57,13 @@ def main() -> None:
     step("Turn the records into tables: decoded, validated, transformed, committed with their offsets.", "run", "--until-caught-up")
     step("What there is now.", "tables")
     step("Prove that every record of the topics is in every table once: consume them again and count.", "audit")
+    step("The summaries hold every flight.", "query", SAME)
+    step("Two routes of January, before.", "query", ROUTES)
+    step("Late, duplicate, corrected and broken events arrive.", "load", "flights", "late.csv")
+    step("They correct the tables and summaries in place.", "run", "--until-caught-up")
+    step("A flight went to DFW, not IAH: it has moved between the routes.", "query", ROUTES)
+    step("The summaries still hold every flight, one more than before.", "query", SAME)
+    step("What could not be taken is kept, with its reason.", "rejects", "flights")
     for question, query in QUESTIONS.items():
         step(question, "query", query)
     print(

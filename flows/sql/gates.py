@@ -20,8 +20,8 @@ _EXPRESSIONS: dict[str, tuple[str, str]] = {
 }
 
 
-def expression_problems(tree: object, sql: str, binder: Binder) -> Iterator[Problem]:
-    """Expressions and functions below ``tree`` that are not row-local, with their lines in ``sql``."""
+def expression_problems(tree: object, sql: str, binder: Binder, aggregates: frozenset[str] = frozenset()) -> Iterator[Problem]:
+    """Expressions and functions below ``tree`` that are neither row-local nor in ``aggregates``, with their lines in ``sql``."""
     for node in walk(tree):
         line = line_at(sql, node.get("query_location"))
         kind = node.get("class")
@@ -29,6 +29,8 @@ def expression_problems(tree: object, sql: str, binder: Binder) -> Iterator[Prob
             yield Problem(line, *_EXPRESSIONS[kind])
         elif kind == "STAR" and (node["columns"] or node["expr"] is not None):
             yield Problem(line, "COLUMNS picks columns by a pattern", "the columns' names, or * EXCLUDE (...)")
+        elif kind == "FUNCTION" and node["function_name"].lower() in aggregates:
+            continue
         elif kind == "FUNCTION" and (problem := check_function(node, line, binder.connection)):
             yield problem
 

@@ -81,6 +81,8 @@ class Audit:
             raise TableLost(name, address.folder)
         version = self._versions[name]
         rows = Rows(self._engine, name, self._key(address))
+        if self._kinds[name] == "summary":
+            return self._summary(address, version, rows)
         walk = Walk(address, rows.multiplies, replaces=bool(rows.key)).all(commits_of(address, version))
         audited = Audited(address, version, rows, walk)
         if walk.record is None:
@@ -98,6 +100,23 @@ class Audit:
             walk.find(f"{number} rows are of partition {partition}, from offset {least}, which the ledger does not know")
         return audited
 
+    def _summary(self, address: TableAddress, version: int, rows: Rows) -> Audited:
+        """A summary: its ledger is its upstream's, its rows have no positions."""
+        walk = Walk(address, multiplies=False, replaces=True).all(commits_of(address, version))
+        audited = Audited(address, version, rows, walk)
+        if walk.record is None:
+            walk.find("no commit in its log carries a ledger")
+            return audited
+        for (topic, partition), span in sorted(walk.record.totals.items()):
+            audited.proofs[topic, partition] = Proof(address.name, topic, partition, span, walk.walked.get((topic, partition), 0))
+        self._transactions(audited)
+        for group, number in rows.doubled_keys():
+            walk.find(f"the group {group} has {number} rows")
+        for proof in audited.proofs.values():
+            proof.rows = rows.count()  # of all partitions: a group has no place in the log
+            break
+        return audited
+
     def _keys(self, rows: Rows, walk: Walk) -> None:
         for key, number in rows.doubled_keys():
             walk.find(f"the key {key} has {number} rows")
@@ -105,11 +124,12 @@ class Audit:
             walk.find(f"it has {found} tombstones, and the ledger says {walk.record.tombstones or 0}")
 
     def _key(self, address: TableAddress) -> tuple[str, ...]:
-        """The key of an upsert table; empty for others. Raises TableUnreadable when its definition is lost."""
-        if self._kinds[address.name] != "upsert":
+        """The key of an upsert table, the groups of a summary; empty for others. Raises TableUnreadable when its definition is lost."""
+        name = {"upsert": "key", "summary": "group"}.get(self._kinds[address.name])
+        if name is None:
             return ()
         with reading(address):
-            return tuple(self._catalog.definition(address.name, address.generation)["key"])
+            return tuple(self._catalog.definition(address.name, address.generation)[name])
 
     def _transactions(self, audited: Audited) -> None:
         table = open_table(audited.address, self._versions[audited.address.name])
@@ -155,6 +175,10 @@ class Audit:
         if known != now:
             audited.walk.find(f"topic {topic} has partitions {sorted(now)}, and the ledger knows {sorted(known)}")
         return known <= now
+
+    def address(self, table: str) -> TableAddress | None:
+        """The live generation of a table."""
+        return self._addresses.get(table)
 
     def log(self, topic: str) -> TopicLog:
         """The topic, with the raw table that was read from it. Raises what ``TopicLog.open`` raises."""

@@ -10,6 +10,7 @@ from flows.plan import Plan
 from flows.project import Project
 from infra.audit.audit import Audit
 from infra.audit.recompute import Recompute
+from infra.audit.summaries import compare_summary
 
 
 def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, definitions: Mapping[str, Definition]) -> None:
@@ -23,6 +24,8 @@ def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, 
         if definition is None or audited.address.generation.partition("-")[0] != definition.fingerprint:
             what = "is not in the folder any more" if definition is None else "has changed since the table was built"
             audited.walk.find(f"its definition {what}: it cannot be made again")
+        elif definition.summary is not None:
+            compare_summary(audit, definition.summary)
         else:
             by_source.setdefault(definition.source, []).append(name)
     for source, tables in by_source.items():

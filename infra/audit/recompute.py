@@ -172,7 +172,7 @@ def _staying(check: Check, upsert: Upsert, rows: pa.Table, stored: pa.Table) -> 
     gone = rows.filter(pa.array(~stays))
     if upsert.tombstone_retention_s is not None:
         gone = gone.filter(pc.invert(gone.column(DELETED)))  # it may have been forgotten
-    keys = Keys(upsert, rows.schema, ())
+    keys = Keys.of_upsert(upsert, rows.schema)
     missing = check.rows.not_outranked(gone, keys.order_sql) if gone.num_rows else []
     return rows.filter(pc.or_(pa.array(stays), pc.is_in(rows.column("_offset"), pa.array(missing, pa.int64()))))
 

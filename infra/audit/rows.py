@@ -80,6 +80,11 @@ class Rows:
         except duckdb.Error as error:
             raise self._unreadable(error) from None
 
+    def count(self) -> int:
+        """How many rows there are."""
+        ((number,),) = self._ask(f"SELECT count(*) FROM {self._from}")
+        return number
+
     def tombstones(self) -> int:
         """How many rows are deleted keys."""
         ((number,),) = self._ask(f"SELECT count(*) FROM {self._from} WHERE _deleted")

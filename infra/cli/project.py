@@ -112,7 +112,7 @@ def _report(project: Project, plan: Plan) -> dict[str, object]:
         "warehouse": project.settings.name,
         "ok": not plan.findings,
         "sources": sorted(project.sources),
-        "tables": list(plan.nodes),
+        "tables": list(plan.tables),
         "views": list(plan.views),
         "findings": [asdict(finding) for finding in plan.findings],
     }
@@ -122,11 +122,13 @@ def _summary(project: Project, plan: Plan) -> str:
     if plan.findings:
         files = len({finding.file for finding in plan.findings})
         return f"\n{_count(len(plan.findings), 'error')} in {_count(files, 'file')}"
-    kinds = [node.kind for node in plan.nodes.values()]
-    tables = [_count(kinds.count(kind), f"{kind} table") for kind in ("append", "upsert") if kind in kinds or kind == "append"]
+    kinds = [table.kind for table in plan.tables.values()]
+    nouns = {"append": "append table", "upsert": "upsert table", "summary": "summary"}
+    tables = [_count(kinds.count(kind), noun) for kind, noun in nouns.items() if kind in kinds or kind == "append"]
     counts = (_count(len(project.sources), "source"), *tables, _count(len(plan.views), "view"))
     return f"{', '.join(counts)}: no errors"
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

@@ -23,26 +23,27 @@ from flows.errors import KappaError
 from flows.plan import Node
 from flows.settings import Settings
 from flows.sql.rewrite import ROW
+from flows.summary import Summary
 from infra.run.budget import Budget
-from infra.run.selection import Target
+from infra.run.selection import Fed, Target
+from infra.run.summaries import Followed
+from sinks.address import TableAddress
 from sinks.files import FileWriter, Pending
+from sinks.follow import Follower
+from sinks.history import newest
+from sinks.keys import Keys
 from sinks.maintenance import Maintenance
 from sinks.merge import Merge
-from sinks.owner import CommitInfo, Owner
+from sinks.owner import CommitInfo
 from sinks.sink import TableParts, TableSink, write_failure
-
-
-@dataclass(frozen=True, slots=True)
-class Fed:
-    """A table generation with its owner."""
-
-    target: Target
-    owner: Owner
+from sinks.versions import Versions
 
 
 @dataclass(slots=True)
 class Feed:
-    """Everything that the flows of one source need. ``extent``: low and stable end offset of each partition, as of the run's start."""
+    """Everything that the flows of one source need. ``extent``: low and stable end offset of each partition, as of the run's start;
+    ``live``: the address of a table's live generation; ``versions``: where summaries are computed.
+    """
 
     source: Source
     nodes: list[Node]
@@ -55,8 +56,16 @@ class Feed:
     pool: ThreadPoolExecutor
     still_live: Callable[[Fed], str | None]
     committed: Callable[[Fed, CommitInfo], None]
+    live: Callable[[str], TableAddress | None]
+    versions: Versions
     fed: list[Fed] = field(default_factory=list)
+    followed: list[Followed] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def streams(self) -> list[Fed]:
+        """The tables that are fed from the log; the others are summaries, which follow one of them."""
+        return [fed for fed in self.fed if fed.target.definition.summary is None]
 
     def positions(self, fed: Fed) -> dict[int, int]:
         """Where a table stands: partition -> next offset; a new generation begins at the log's start."""
@@ -96,24 +105,72 @@ class Feed:
             if failure is not None and fed.owner.failure != failure and self.control.fatal is None:
                 write_failure(fed.owner, failure, self.control)
         self.fed = [fed for fed in self.fed if fed.target.name not in failures]
+        self.followed = [each for each in self.followed if each.fed in self.fed]
+
+    def follow_all(self) -> None:
+        """Bring every summary to where its upstream stands: the one that this run feeds, or the live one of another run."""
+        known = {each.fed.target.name for each in self.followed}
+        for fed in self.fed:
+            summary = fed.target.definition.summary
+            if summary is not None and fed.target.name not in known:
+                self.followed.append(self._followed(fed, summary))
+        feds = {fed.target.name: fed for fed in self.fed}
+        for each in self.followed:
+            upstream = feds.get(each.upstream)
+            if upstream is not None:
+                each.follow(upstream.owner.version, upstream.owner.record)
+            elif (last := newest(each.follower.address)) is not None and last.record is not None:
+                each.follow(last.version, last.record)
+        self.leave_failed()
+
+    def _followed(self, fed: Fed, summary: Summary) -> Followed:
+        upstream = next((each for each in self.fed if each.target.name == summary.upstream), None)
+        address = upstream.owner.address if upstream is not None else self.live(summary.upstream)
+        upsert = next(node.upsert for node in self.nodes if node.name == summary.upstream)
+        assert address is not None, "a summary is fed with its upstream, or built beside a live one"
+        assert upsert is not None, "the plan lets a summary read upsert tables only"
+        follower = Follower(summary, fed.owner, address, upsert, self._pending(fed), self.versions)
+        maintenance = Maintenance(self.settings.maintenance, self.pool, compacts=False)
+        return Followed(fed, follower, maintenance, self.control, self.still_live, self.committed)
+
+    def _landed(self, fed: Fed, info: CommitInfo) -> None:
+        """After a commit of a stream: its summaries follow, before the next table commits."""
+        self.committed(fed, info)
+        for each in self.followed:
+            if each.upstream == fed.target.name:
+                each.follow(info.version, info.record)
+
+    def _still_live(self, fed: Fed) -> str | None:
+        why = self.still_live(fed)
+        for each in self.followed if why is not None else ():
+            if each.upstream == fed.target.name:
+                each.end(f"its upstream ends: {why}")
+        return why
 
     def run(self, *, until: Mapping[int, int] | None, caught_up: Callable[[list[Fed]], None] = lambda tables: None) -> None:
         """Feed the tables up to ``until`` (None: until stopped). Those that lag catch up first, then ``caught_up`` is called."""
+        self.follow_all()
         lagging = self.lagging()
         if lagging:
-            most = self._greatest(fed for fed in self.fed if fed not in lagging)
+            most = self._greatest(fed for fed in self.streams if fed not in lagging)
             self.control.notify(f"{self.source.name}: {', '.join(fed.target.name for fed in lagging)} catch up first")
             self.flow(lagging, most)
             self.leave_failed()
             if not self.control.stopping:
-                caught_up([fed for fed in lagging if fed in self.fed])
-        if self.fed and not self.control.stopping:
-            self.flow(self.fed, until)
+                caught_up([fed for fed in self.fed if fed in lagging or self._follows(fed, lagging)])
+        if self.streams and not self.control.stopping:
+            self.flow(self.streams, until)
+
+    def _follows(self, fed: Fed, streams: Iterable[Fed]) -> bool:
+        summary = fed.target.definition.summary
+        return summary is not None and any(each.target.name == summary.upstream for each in streams)
 
     def flow(self, tables: list[Fed], until: Mapping[int, int] | None) -> None:
         """Run one dataflow to its end, in this thread."""
         flow = self.dataflow(tables, until)
         cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.settings.run.workers)  # type: ignore[no-untyped-call]
+        for each in self.followed:
+            each.finish()
 
     def dataflow(self, tables: list[Fed], until: Mapping[int, int] | None) -> Dataflow:
         """The Bytewax dataflow of ``tables``, from the least of their positions."""
@@ -134,19 +191,30 @@ class Feed:
             maintenance=Maintenance(self.settings.maintenance, self.pool, self.budget.flush_bytes, compacts=definition.upsert is None),
             pool=self.pool,
             flush_bytes=self.budget.flush_bytes,
-            still_live=lambda: self.still_live(fed),
-            committed=lambda info: self.committed(fed, info),
+            still_live=lambda: self._still_live(fed),
+            committed=lambda info: self._landed(fed, info),
         )
 
     def _pending(self, fed: Fed) -> Callable[[], Pending]:
         """What gathers the rows of one commit: appended files, or leaves merged anew."""
         definition = fed.target.definition
         writer = FileWriter(fed.owner.address, definition.schema, definition.partition_by, durable=self.settings.maintenance.durable)
-        if definition.upsert is None:
+        if definition.summary is not None:
+            keys, retention_s = Keys.of_groups(definition.summary.group, definition.schema, definition.partition_by), None
+        elif definition.upsert is not None:
+            keys = Keys.of_upsert(definition.upsert, definition.schema, definition.partition_by)
+            retention_s = definition.upsert.tombstone_retention_s
+        else:
             return writer.draft
         owner, budget = fed.owner, self.budget
         return Merge(
-            writer, definition.upsert, lambda: owner.version, self.pool, leaf_bytes=budget.leaf_bytes, duckdb_bytes=budget.duckdb_bytes
+            writer,
+            keys,
+            lambda: owner.version,
+            self.pool,
+            tombstone_retention_s=retention_s,
+            leaf_bytes=budget.leaf_bytes,
+            duckdb_bytes=budget.duckdb_bytes,
         ).pending
 
     def _greatest(self, tables: Iterable[Fed]) -> dict[int, int]:
@@ -157,10 +225,16 @@ class Feed:
         """Tables further behind the foremost than ``catch_up_records`` (by offsets), and new ones that are behind at all: readers see a
         new table once it has caught up, because a cut is no greater than what every table holds.
         """
-        most = self._greatest(self.fed)
-        limits = {fed.target.name: self.settings.run.catch_up_records if fed.target.live else 0 for fed in self.fed}
-        behind = [fed for fed in self.fed if sum(most[p] - o for p, o in self.positions(fed).items()) > limits[fed.target.name]]
-        return behind if len(behind) < len(self.fed) else []
+        streams = self.streams
+        most = self._greatest(streams) if streams else {}
+        limits = {fed.target.name: self.settings.run.catch_up_records if fed.target.live else 0 for fed in streams}
+        behind = [fed for fed in streams if sum(most[p] - o for p, o in self.positions(fed).items()) > limits[fed.target.name]]
+        return behind if len(behind) < len(streams) else []
+
+    def published_late(self) -> list[Fed]:
+        """The tables that readers see once they have caught up, and the summaries that follow these."""
+        lagging = self.lagging()
+        return [fed for fed in self.fed if fed in lagging or self._follows(fed, lagging)]
 
 
 def run_all(feeds: list[Feed], work: Callable[[Feed], None], control: RunControl) -> None:

@@ -10,6 +10,7 @@ from flows.errors import KappaError, UsageError
 from flows.fingerprint import Definition, difference
 from flows.plan import Plan
 from sinks.catalog import Catalog, CatalogState, ordinal
+from sinks.owner import Owner
 
 REJECTED = "__rejected"
 
@@ -39,6 +40,14 @@ class Target:
         return self.definition.name
 
 
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A table generation with its owner."""
+
+    target: Target
+    owner: Owner
+
+
 def select(names: Iterable[str], plan: Plan, definitions: Mapping[str, Definition]) -> list[str]:
     """The physical tables of ``names`` (tables, or sources for all of theirs; none: all), each with its rejects. Raises UsageError."""
     chosen: set[str] = set()
@@ -57,6 +66,13 @@ def select(names: Iterable[str], plan: Plan, definitions: Mapping[str, Definitio
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(definitions))}"
             raise UsageError(f"no table or source {name!r}", cause=hint, next_step="kappa tables")
     return [table for table in definitions if table in chosen] if chosen else list(definitions)
+
+
+def with_upstreams(tables: Iterable[str], definitions: Mapping[str, Definition]) -> list[str]:
+    """``tables``, and the upstream of each summary among them, without whose commits it has nothing to follow."""
+    chosen = set(tables)
+    chosen.update(definitions[name].summary.upstream for name in tables if definitions[name].summary is not None)  # type: ignore[union-attr]
+    return [table for table in definitions if table in chosen]
 
 
 def descendants(names: Iterable[str], definitions: Mapping[str, Definition]) -> list[str]:

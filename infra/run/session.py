@@ -29,15 +29,16 @@ from flows.project import Project
 from infra.addresses import resolve
 from infra.metadata import Mirror
 from infra.run.budget import share
-from infra.run.feed import Fed, Feed, run_all
+from infra.run.feed import Feed, run_all
 from infra.run.rebuild import reach_live, refuse_loss
-from infra.run.selection import Target, descendants, live_targets, rebuilt_targets, select
+from infra.run.selection import Fed, Target, descendants, live_targets, rebuilt_targets, select, with_upstreams
 from sinks.address import TableAddress
 from sinks.catalog import Catalog, CatalogState, TableEntry, ordinal
 from sinks.errors import LogChanged
 from sinks.history import newest
 from sinks.owner import CommitInfo, Owner
 from sinks.record import CommitRecord
+from sinks.versions import Versions
 
 YOUNG_S = 60.0
 
@@ -107,6 +108,8 @@ class Session:
         except KappaError as error:
             self._control.abort(error)
         finally:
+            for feed in self.feeds:
+                feed.versions.close()
             fatal, failures = self._control.fatal, self._control.failures
             status = "stopped" if fatal is not None else "failed" if failures else "ended"
             self._mirror.run_ended(
@@ -119,7 +122,7 @@ class Session:
         if not self.feeds:
             raise NothingToFeed(source)
         (feed,) = self.feeds
-        return feed.dataflow(feed.fed, until=None)
+        return feed.dataflow(feed.streams, until=None)
 
     def _do(self, request: Request) -> None:
         tables = select(request.names, self._plan, self._definitions)
@@ -127,7 +130,7 @@ class Session:
             if request.rebuild:
                 self._rebuild(descendants(tables, self._definitions), pool, accept_lost=request.accept_lost)
             else:
-                self._open_live(tables, pool, everything=not request.names)
+                self._open_live(with_upstreams(tables, self._definitions), pool, everything=not request.names)
             if not self._control.stopping:
                 run_all(
                     self.feeds,
@@ -140,7 +143,9 @@ class Session:
     def _open_live(self, tables: list[str], pool: ThreadPoolExecutor, *, everything: bool = False) -> None:
         targets = live_targets(tables, self._definitions, self._catalog)
         self._open(targets, pool)
-        new = [fed.target for feed in self.feeds for fed in feed.fed if not fed.target.live and fed not in feed.lagging()]
+        for feed in self.feeds:
+            feed.follow_all()
+        new = [fed.target for feed in self.feeds for fed in feed.fed if not fed.target.live and fed not in feed.published_late()]
         self._publish(new, "run", forget=everything)
 
     def _caught_up(self, tables: list[Fed]) -> None:
@@ -168,6 +173,8 @@ class Session:
                 pool=pool,
                 still_live=self._still_live,
                 committed=self._committed,
+                live=self._live,
+                versions=Versions(budget.duckdb_bytes),
             )
             feed.own(mine, partial(self._rebuilt if rebuild else self._fed, feed))
             guard.held = feed.held
@@ -178,7 +185,8 @@ class Session:
     def _fed(self, feed: Feed, target: Target) -> Fed:
         """Own a table. Raises LogChanged, and what ``Feed.check_position`` raises, when the log is not the one that it was built from."""
         fed = Fed(target, self._claim(target, feed.guard))
-        feed.check_position(fed)
+        if target.definition.summary is None:  # which reads its upstream, not the log
+            feed.check_position(fed)
         return fed
 
     def _rebuilt(self, feed: Feed, target: Target) -> Fed:
@@ -191,7 +199,7 @@ class Session:
             return self._fed(feed, replace(target, generation=generation))
 
     def _say_where_new_ones_begin(self, feed: Feed) -> None:
-        new = [fed.target.name for fed in feed.fed if not fed.owner.positions]
+        new = [fed.target.name for fed in feed.streams if not fed.owner.positions]
         starts = [f"{feed.source.topic}/{p} begins at offset {low}" for p, low in sorted(feed.extent.low.items()) if low]
         if new and starts:
             self._control.notify(f"{', '.join(starts)}: what was before is not in the new {', '.join(new)}")
@@ -296,6 +304,10 @@ class Session:
         if ordinal(entry.generation) < ordinal(fed.target.generation):
             return None  # built beside the live one
         return f"generation {fed.target.generation} is live no more: {entry.generation} took its place; this branch ends"
+
+    def _live(self, table: str) -> TableAddress | None:
+        entry = self._catalog.read().tables.get(table)
+        return None if entry is None else TableAddress(self._project.storage, table, entry.generation)
 
     def _committed(self, fed: Fed, info: CommitInfo) -> None:
         self._mirror.commit(fed.target.name, fed.target.generation, info)

@@ -19,6 +19,7 @@ from tests.bench.commit_latency import measure as commit_latency_of
 from tests.bench.events import Topic
 from tests.bench.measure import ContestantFailed, Run, python, run
 from tests.bench.report import Ratio, fastest
+from tests.bench.summaries import measure as summaries_of
 from tests.bench.upserts import measure as upserts_of
 
 PARTITIONS = 4
@@ -30,6 +31,7 @@ FULL_EVENTS = 3_000_000
 IDLE_PARTITIONS = 7
 UPSERT_ROWS = (1_000_000, 10_000_000)  # of a full bench
 UPSERT_BATCHES = 2
+SUMMARY_GROUPS = (100_000, 1_000_000)
 SHORT_RETENTION_S = 10.0  # as shipped it is an hour: a bench would end before anything is cleaned up
 BASELINES = "tests.bench.baselines."
 
@@ -169,6 +171,12 @@ def upserts(bench: Bench) -> list[Ratio]:
     """R7: upserts into tables of two sizes, and reads of what they leave."""
     scale = min(1, bench.events / FULL_EVENTS)
     return upserts_of(bench.folder, [round(rows * scale) for rows in UPSERT_ROWS], UPSERT_BATCHES, bench.say)
+
+
+def summaries(bench: Bench) -> list[Ratio]:
+    """What keeping a summary costs, with two numbers of groups."""
+    scale = min(1, bench.events / FULL_EVENTS)
+    return summaries_of(bench.folder, [round(groups * scale) for groups in SUMMARY_GROUPS], bench.say)
 
 
 def commit_latency(bench: Bench) -> list[Ratio]:

@@ -19,7 +19,19 @@ def test_every_benchmark_runs(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     assert result.returncode == 0, result.stderr[-4000:]
     document = json.loads(found.read_text())
-    assert {ratio["name"] for ratio in document["ratios"]} == {"R1", "R1 raw", "R2", "R3", "R4", "R7", "R7 read", "R8", "R11", "R12"}
+    assert {ratio["name"] for ratio in document["ratios"]} == {
+        "R1",
+        "R1 raw",
+        "R2",
+        "R3",
+        "R4",
+        "R7",
+        "R7 read",
+        "summary",
+        "R8",
+        "R11",
+        "R12",
+    }
     assert all(ratio["value"] > 0 for ratio in document["ratios"])
     assert all(run["cpu_s"] > 0 and run["peak_bytes"] > 0 for runs in document["runs"].values() for run in runs)
     assert list(tmp_path.iterdir()) == [found], "it leaves nothing behind"

@@ -31,6 +31,7 @@ from flows.upsert import Upsert
 from sinks.address import TableAddress
 from sinks.engine import Engine, Pinned
 from sinks.files import FileWriter
+from sinks.keys import Keys
 from sinks.merge import Merge
 from sinks.owner import Owner
 from tests.bench.report import Ratio
@@ -118,7 +119,8 @@ class Kappa:
         self.address = TableAddress(root, "core.orders", "000000000000-1")
         run = RunIdentity("bench", 1, "2026-01-01T00:00:00.000000Z")
         self.owner = Owner.claim(self.address, SCHEMA, [], run, LogIdentity("cluster", {"t": "id"}))
-        self._merge = Merge(FileWriter(self.address, SCHEMA), Upsert(("order_id",), "updated_at"), lambda: self.owner.version, pool)
+        keys = Keys.of_upsert(Upsert(("order_id",), "updated_at"), SCHEMA)
+        self._merge = Merge(FileWriter(self.address, SCHEMA), keys, lambda: self.owner.version, pool)
 
     def upsert(self, rows: pa.Table) -> None:
         start = self.owner.positions.get(("t", 0), 0)

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).parents[2] / "examples/flights"
 TABLES = ("airlines", "airports", "planes", "weather", "flights")
 FLIGHTS = 3000
+CORRECTED = 60
+LATE = 5  # of late.csv, the others are broken
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:9/none"  # port 9 takes nothing
 
 
@@ -35,14 +37,17 @@ def write_files(folder: Path) -> None:
     write(folder, "airports", (airport(chance, code) for code in airports))
     write(folder, "planes", (plane(chance, tail) for tail in planes))
     write(folder, "weather", (weather(chance, origin, hour) for hour in hours[::3] for origin in airports[:3]))
-    write(folder, "flights", (flight(chance, carriers, airports, planes, hours) for _ in range(FLIGHTS)))
+    flights = [flight(chance, carriers, airports, planes, hours) for _ in range(FLIGHTS)]
+    write(folder, "flights", flights)
+    corrected = [{**each, "dest": chance.choice(airports), "arr_delay": chance.randint(-80, 300)} for each in flights[:CORRECTED]]
+    write(folder, "flights", corrected, "corrections")
 
 
-def write(folder: Path, table: str, rows: object) -> None:
+def write(folder: Path, table: str, rows: object, file: str | None = None) -> None:
     """In the order of the source's columns; None is NA."""
     columns = tomllib.loads((EXAMPLE / f"sources/{table}.toml").read_text())["columns"]
-    with (folder / f"{table}.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
+    with (folder / f"{file or table}.csv").open("w", newline="") as opened:
+        writer = csv.writer(opened)
         writer.writerow(columns)
         writer.writerows(["NA" if row[name] is None else row[name] for name in columns] for row in rows)  # type: ignore[attr-defined]
 
@@ -116,6 +121,9 @@ def example(kafka, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for table in TABLES:
         kappa(folder, "load", table, str(folder / f"files/{table}.csv"))
     kappa(folder, "run", "--until-caught-up")
+    kappa(folder, "load", "flights", str(folder / "late.csv"))
+    kappa(folder, "load", "flights", str(folder / "files/corrections.csv"))
+    kappa(folder, "run", "--until-caught-up")
     return folder
 
 
@@ -129,8 +137,14 @@ def oracle(example: Path) -> duckdb.DuckDBPyConnection:
         columns = json.dumps({column: found.text for column, found in source.columns.items()}).replace('"', "'")
         reject = " AND ".join(f"({rule.check}) IS NOT FALSE" for rule in source.rules.values() if rule.on_failure == "reject") or "true"
         reader = f"header = true, auto_detect = false, quote = '\"', nullstr = 'NA', columns = {columns}"
-        connection.execute(f"CREATE TABLE staging.{name} AS FROM read_csv('{example / f'files/{name}.csv'}', {reader}) WHERE {reject}")
-    left = {name: table.sql for name, table in project.tables.items()}
+        files = [example / f"files/{name}.csv", *([example / "late.csv", example / "files/corrections.csv"] if name == "flights" else [])]
+        read = f"read_csv({[str(file) for file in files]}, {reader}, ignore_errors = {name == 'flights'}, filename = 'file')"
+        connection.execute(f"CREATE TABLE staging.{name} AS FROM {read} WHERE {reject}")
+    latest = "QUALIFY row_number() OVER (PARTITION BY carrier, flight, time_hour ORDER BY file LIKE '%corrections.csv' DESC) = 1"
+    connection.execute(f"CREATE TABLE latest AS FROM staging.flights {latest}")
+    for name in project.sources:
+        connection.execute(f"ALTER TABLE staging.{name} DROP COLUMN file")
+    left = {name: table.sql.replace("staging.flights", "latest") for name, table in project.tables.items()}
     while left:
         made = [name for name, sql in left.items() if _create(connection, name, sql)]
         assert made, f"none of {list(left)} can be made"
@@ -148,7 +162,7 @@ def _create(connection: duckdb.DuckDBPyConnection, name: str, sql: str) -> bool:
 
 def test_every_answer_equals_duckdb_over_the_files(example: Path, oracle: duckdb.DuckDBPyConnection) -> None:
     names = list(load_project(example).tables)
-    assert len(names) == 8
+    assert len(names) == 10
     with Warehouse.open(example) as warehouse:
         assert not warehouse.warnings
         for name in [*names, *(f"staging.{table}" for table in TABLES)]:
@@ -175,6 +189,6 @@ def test_nothing_needs_postgresql(example: Path) -> None:
     assert "already loaded on" in again
     assert kappa(example, "run", "--until-caught-up")
     answer = json.loads(kappa(example, "query", "SELECT count(*) AS n FROM core.flight", "--format", "json"))
-    assert answer == [{"n": FLIGHTS}]
+    assert answer == [{"n": FLIGHTS + LATE}]
     (flights,) = [table for table in json.loads(kappa(example, "tables", "--json"))["tables"] if table["name"] == "core.flight"]
-    assert (flights["rows"], flights["lag_records"], flights["state"]) == (FLIGHTS, 0, "live")
+    assert (flights["rows"], flights["lag_records"], flights["state"]) == (FLIGHTS + LATE, 0, "live")

@@ -19,7 +19,7 @@ from tests.oracle import BAD, Value, check_tables, good
 from tests.warehouse import Warehouse, write_folder
 
 pytestmark = pytest.mark.slow
-TABLES = ("raw.events", "staging.events", "staging.events__rejected", "core.event", "core.tag", "core.slot")
+TABLES = ("raw.events", "staging.events", "staging.events__rejected", "core.event", "core.tag", "core.slot", "analytics.corner")
 SETTINGS = "[run]\nworkers = {}\ncommit_rows = {}\nbatch_rows = {}\n"
 
 

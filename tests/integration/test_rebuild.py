@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from infra.run import rebuild
-from infra.run.feed import Fed, Feed
+from infra.run.feed import Feed
+from infra.run.selection import Fed
 from sinks import Warehouse as Reader
 from sinks.snapshot import take_snapshot
 from tests.inprocess import Running, audit, kappa, wait_until

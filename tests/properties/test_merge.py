@@ -19,6 +19,7 @@ from flows.upsert import Upsert
 from sinks.errors import RewriteStale
 from sinks.files import FileWriter
 from sinks.history import newest
+from sinks.keys import Keys
 from sinks.merge import Merge
 from sinks.owner import Owner
 from tests.owned import LOG, TOPIC, address, run
@@ -52,8 +53,8 @@ class Process:
         self.address = address(folder)
         self.owner = Owner.claim(self.address, SCHEMA, partition_by, run(1), LOG)
         writer = FileWriter(self.address, SCHEMA, partition_by)
-        upsert = Upsert(KEY, "_sequence")
-        self.merge = Merge(writer, upsert, lambda: self.owner.version, pool, leaf_rows=4)
+        keys = Keys.of_upsert(Upsert(KEY, "_sequence"), SCHEMA, partition_by)
+        self.merge = Merge(writer, keys, lambda: self.owner.version, pool, leaf_rows=4)
 
     def commit(self, partition: int, given: pa.Table) -> None:
         start = self.owner.positions.get((TOPIC, partition), 0)

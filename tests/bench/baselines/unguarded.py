@@ -51,6 +51,7 @@ class UnguardedOwner(Owner):
         replaced: Sequence[OldFile] = (),
         basis: int | None = None,
         tombstones: int | None = None,
+        upstream: int | None = None,
     ) -> CommitInfo:
         """The files, without positions."""
         assert not replaced, "only append tables are fed without guarantees"
