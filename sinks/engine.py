@@ -12,6 +12,7 @@ import importlib.resources
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import duckdb
@@ -101,9 +102,16 @@ class Engine:
         limit = memory_limit or psutil.virtual_memory().total // 2
         self._connection = duckdb.connect(config={"memory_limit": f"{limit // 1_000_000}MB", "temp_directory": self._spill.name})
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        self._cursor = self._connection  # of the newest query
         self._loaded = False
         for schema in SCHEMAS:
             self._connection.execute(f"CREATE SCHEMA {schema}")
+
+    def interrupt(self) -> None:
+        """End the newest query, from another thread: it raises QueryFailed. One that has not begun yet is not ended; call it again."""
+        for connection in (self._connection, self._cursor):
+            with suppress(duckdb.Error):  # closed meanwhile
+                connection.interrupt()
 
     def close(self) -> None:
         self._connection.close()
@@ -117,7 +125,7 @@ class Engine:
         self._make_all(self._named(query))
         if _SHOW_TABLES.match(query):
             query = _TABLES
-        cursor = self._connection.cursor()
+        cursor = self._cursor = self._connection.cursor()
         if given is not None:
             cursor.register("given", given)
         try:

@@ -31,7 +31,8 @@ class Warehouse:
     def __init__(self, root: str, memory_limit: int | None = None) -> None:
         self.root = root
         self._memory_limit = memory_limit
-        self._start()
+        self.snapshot = take_snapshot(root)
+        self._engine = self._new_engine()
 
     @classmethod
     def open(cls, path: str | Path, memory_limit: int | None = None) -> Warehouse:
@@ -65,9 +66,15 @@ class Warehouse:
         return [str(left) for left in self.snapshot.cut.left_out if left.table in self._engine.made]
 
     def refresh(self) -> None:
-        """Take a newer cut. Answers that were not read yet are void."""
-        self.close()
-        self._start()
+        """Take a newer cut. When there is one, answers that were not read yet are void. A cut that cannot be taken leaves this one."""
+        before, self.snapshot = self.snapshot, take_snapshot(self.root)
+        if _read(before) != _read(self.snapshot):
+            self._engine.close()
+            self._engine = self._new_engine()
+
+    def interrupt(self) -> None:
+        """End the query that runs in another thread: it raises QueryFailed. One that has not begun yet is not ended; call it again."""
+        self._engine.interrupt()
 
     def close(self) -> None:
         self._engine.close()
@@ -78,9 +85,13 @@ class Warehouse:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _start(self) -> None:
-        self.snapshot = take_snapshot(self.root)
-        self._engine = Engine(pinned(self.snapshot), self.snapshot.views, self._memory_limit, self.snapshot.lost)
+    def _new_engine(self) -> Engine:
+        return Engine(pinned(self.snapshot), self.snapshot.views, self._memory_limit, self.snapshot.lost)
+
+
+def _read(snapshot: Snapshot) -> tuple[object, ...]:
+    """What decides an engine's answers."""
+    return pinned(snapshot), dict(snapshot.views), {name: str(error) for name, error in snapshot.lost.items()}
 
 
 def _live(address: TableAddress, version: int) -> str | None:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "peek": ("infra.cli.peek:peek", "Show the newest or oldest events of a topic."),
     "run": ("infra.cli.run:run", "Turn events into Delta tables."),
     "query": ("infra.cli.query:query", "Ask the tables with SQL."),
+    "shell": ("infra.cli.shell:shell", "Ask one question after the other."),
     "tables": ("infra.cli.tables:tables", "List tables: rows, size, lag, freshness."),
     "show": ("infra.cli.tables:show", "One table: columns, lineage, ledger."),
     "rejects": ("infra.cli.rejects:rejects", "Count and show the records that broke a contract."),

@@ -78,6 +78,6 @@ def save(answer: Result, form: str, file: Path, rows: int = 40) -> None:
             write_answer(answer, form, out, rows)
         part.replace(file)
     except OSError as error:
-        raise AnswerNotWritten(f"{file} cannot be written", cause=str(error), next_step="name another file with -o") from None
+        raise AnswerNotWritten(f"{file} cannot be written", cause=str(error), next_step="name another file") from None
     finally:
         part.unlink(missing_ok=True)
