@@ -28,22 +28,30 @@ class Vacuum:
 
     def run(self, live: set[str], version: int, retention_s: float) -> int:
         """``live``: the paths of ``version``. Returns how many files were deleted."""
+        expired = self.expired(live, version, retention_s)
+        for file in expired:
+            file.unlink(missing_ok=True)
+        return len(expired)
+
+    def expired(self, live: set[str], version: int, retention_s: float) -> list[Path]:
+        """The files that no kept version names: removed before the retention, or left by a process that died."""
         self._read(version)
         now = time.time()
-        deleted = 0
+        expired = []
         for path in list(self._removed_at):
             if path in live:
                 del self._removed_at[path]
             elif self._removed_at[path] < now - retention_s:
-                (self.folder / unquote(path)).unlink(missing_ok=True)
+                expired.append(self.folder / unquote(path))
                 del self._removed_at[path]
-                deleted += 1
-        known = {str(self.folder / unquote(path)) for path in (*live, *self._removed_at)}
-        for file in _data_files(self.folder):
-            if str(file) not in known and file.stat().st_mtime < now - max(retention_s, ORPHAN_AGE_S):
-                file.unlink(missing_ok=True)
-                deleted += 1
-        return deleted
+        known = {str(self.folder / unquote(path)) for path in (*live, *self._removed_at)} | set(map(str, expired))
+        orphans = [file for file in _data_files(self.folder) if str(file) not in known]
+        oldest = now - max(retention_s, ORPHAN_AGE_S)
+        return [file for file in expired if file.exists()] + [file for file in orphans if (_modified_at(file) or now) < oldest]
+
+    def kept(self) -> list[Path]:
+        """The files that only older versions name, which ``expired`` has left for these."""
+        return [self.folder / unquote(path) for path in self._removed_at]
 
     def _read(self, version: int) -> None:
         log = DeltaLog(self.folder)
@@ -54,6 +62,14 @@ class Vacuum:
                         removed = action["remove"]
                         self._removed_at[removed["path"]] = (removed.get("deletionTimestamp") or 0) / 1000
         self._read_to = version
+
+
+def _modified_at(file: Path) -> float:
+    """Seconds since 1970; 0 when another process has just deleted it."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _data_files(folder: Path) -> Iterator[Path]:
@@ -68,13 +84,18 @@ def clean_log(log: DeltaLog, retention_s: float, keep_from: int) -> int:
     From the lowest version up, without a gap: a version that is gone says that the one before it is gone too, by which an owner that slept
     knows a place that was cleaned up from the end of the log. Returns how many files were deleted.
     """
-    cutoff = time.time() - retention_s
-    expired = list(takewhile(lambda version: log.commit_path(version).stat().st_mtime <= cutoff, log.versions()))
-    checkpoints = [version for version in log.checkpoints() if expired and version <= expired[-1]]
-    if not checkpoints:
-        return 0
-    numbered = [(int(name), path) for path in log.path.iterdir() if (name := path.name.lstrip(".")[:20]).isdigit()]
-    gone = sorted((number, path) for number, path in numbered if number < min(checkpoints[-1], keep_from))
-    for _, path in gone:
+    gone = expired_log(log, retention_s, keep_from)
+    for path in gone:
         path.unlink(missing_ok=True)
     return len(gone)
+
+
+def expired_log(log: DeltaLog, retention_s: float, keep_from: int) -> list[Path]:
+    """What ``clean_log`` deletes, in its order."""
+    cutoff = time.time() - retention_s
+    expired = list(takewhile(lambda version: _modified_at(log.commit_path(version)) <= cutoff, log.versions()))
+    checkpoints = [version for version in log.checkpoints() if expired and version <= expired[-1]]
+    if not checkpoints:
+        return []
+    numbered = [(int(name), path) for path in log.path.iterdir() if (name := path.name.lstrip(".")[:20]).isdigit()]
+    return [path for _, path in sorted((number, path) for number, path in numbered if number < min(checkpoints[-1], keep_from))]

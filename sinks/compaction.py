@@ -56,12 +56,31 @@ def choose(files: Sequence[LiveFile], target_bytes: int, fan_in: int) -> list[li
     reach the target. So a row is rewritten once a tier, and a partition holds at most about ``fan_in`` small files a tier. A file of
     half the target is left alone, and files are never merged across it, which keeps the order of the log.
     """
-    chosen = []
-    for _, group in groupby(files, key=lambda file: (file.partition, file.nbytes * 2 >= target_bytes or file.rows == 0)):
-        run = list(group)
-        if run[0].nbytes * 2 < target_bytes and run[0].rows:
-            chosen += _merges(run, target_bytes, fan_in)
-    return chosen
+    return [merge for run in _small(files, target_bytes) for merge in _merges(run, target_bytes, fan_in)]
+
+
+def choose_all(files: Sequence[LiveFile], target_bytes: int) -> list[list[LiveFile]]:
+    """As ``choose``, but every two neighbours that are small enough, at once: for a table that is compacted on demand.
+
+    The files that are written may be smaller than what they replace: choose again, until there is nothing.
+    """
+    chosen: list[list[LiveFile]] = []
+    for small in _small(files, target_bytes):
+        nbytes = target_bytes
+        for file in small:
+            if nbytes + file.nbytes > target_bytes:
+                chosen.append([])
+                nbytes = 0
+            chosen[-1].append(file)
+            nbytes += file.nbytes
+    return [run for run in chosen if len(run) > 1]
+
+
+def _small(files: Sequence[LiveFile], target_bytes: int) -> Iterator[list[LiveFile]]:
+    """The stretches of neighbours below half of the target, in one partition."""
+    for (_, settled), group in groupby(files, key=lambda file: (file.partition, file.nbytes * 2 >= target_bytes or file.rows == 0)):
+        if not settled:
+            yield list(group)
 
 
 def _merges(run: Sequence[LiveFile], target_bytes: int, fan_in: int) -> list[list[LiveFile]]:
@@ -99,21 +118,26 @@ def rewrite(
 ) -> Rewrite:
     """Write the merged files of ``runs``, streaming: memory holds one row group of ``group_bytes``, whatever the files' size.
 
-    Raises Stopped.
+    Raises Stopped. Whatever it raises, it has deleted what it had written.
     """
     partition_by = table.metadata().partition_columns
     writer = FileWriter(address, pa.schema(table.schema().to_arrow()), partition_by, durable=durable)
     written: list[tuple[WrittenFile, int]] = []
-    for run in runs:
-        with writer.open(dict(run[0].partition)) as merged:
-            for rows in _row_groups(address.folder, run, merged.schema, group_bytes):
-                merged.write(rows)
-                if stop.is_set():
-                    raise Stopped
-        written.append((merged.written, run[-1].order_ms))
-    reach("during-compaction")
     replaced = [OldFile(file.path, dict(file.partition), file.nbytes) for run in runs for file in run]
-    return Rewrite(table.version(), written, replaced)
+    work = Rewrite(table.version(), written, replaced)
+    try:
+        for run in runs:
+            with writer.open(dict(run[0].partition)) as merged:
+                for rows in _row_groups(address.folder, run, merged.schema, group_bytes):
+                    merged.write(rows)
+                    if stop.is_set():
+                        raise Stopped
+            written.append((merged.written, run[-1].order_ms))
+    except BaseException:
+        work.discard(address.folder)
+        raise
+    reach("during-compaction")
+    return work
 
 
 def _row_groups(folder: Path, run: Sequence[LiveFile], schema: pa.Schema, group_bytes: int) -> Iterator[pa.Table]:

@@ -28,7 +28,7 @@ from sinks.files import OldFile, WrittenFile
 from sinks.history import newest
 from sinks.log import Action, DeltaLog, commit_info, encode, now_ms, txn, txns_of
 from sinks.record import CommitRecord, Partition
-from sinks.table import check_log, last_record, open_or_create, record_of
+from sinks.table import check_kept, check_log, last_record, open_or_create, open_table, record_of
 
 PUT_ATTEMPTS = 5
 CLAIM_ATTEMPTS = 1000  # each lost to a commit of the owner that is being replaced
@@ -103,6 +103,18 @@ class Owner:
         owner._verify_log = verify_log
         return owner
 
+    @classmethod
+    def successor(cls, address: TableAddress, run: RunIdentity, *, durable: bool = False) -> Owner:
+        """One who knows what the log says, and becomes the owner with its first commit, which must be ``take_over``.
+
+        For work on the files that shall leave the table alone when somebody commits meanwhile. Raises TableUnreadable, TableAltered,
+        LedgerLost, LedgerBroken.
+        """
+        files = DeltaLog(address.folder, durable)
+        table = open_table(address)
+        check_kept(address.name, table)
+        return cls(address, files, table.version(), last_record(address, files, table, run, LogIdentity("", {})), 0)
+
     @staticmethod
     def read_totals(address: TableAddress) -> dict[Partition, Span]:
         """The totals of a table that another process may own; empty for one that does not exist."""
@@ -122,6 +134,11 @@ class Owner:
     @property
     def epoch(self) -> int:
         return self._record.epoch
+
+    @property
+    def run(self) -> RunIdentity:
+        """The process of the last commit: this owner's, or for a successor the one that may still own the table."""
+        return self._record.run
 
     @property
     def positions(self) -> dict[Partition, int]:
@@ -183,10 +200,17 @@ class Owner:
 
     def rewrite(self, work: Rewrite) -> CommitInfo:
         """Replace files by others that hold the same rows. Raises RewriteStale, Fenced, TableAltered, CommitFailed."""
+        return self._rewrite(work, self._next())
+
+    def take_over(self, work: Rewrite, run: RunIdentity) -> CommitInfo:
+        """Take the next epoch, and replace files, in one commit. Raises as ``rewrite``: Fenced when an owner has committed meanwhile."""
+        return self._rewrite(work, replace(self._next(), epoch=self.epoch + 1, run=run))
+
+    def _rewrite(self, work: Rewrite, record: CommitRecord) -> CommitInfo:
         files = [file for file, _ in work.files]
         adds = [file.add(order_ms, data_change=False) for file, order_ms in work.files]
         removes = [old.remove(now_ms(), data_change=False) for old in work.replaced]
-        return self._put("OPTIMIZE", [*adds, *removes], replace(self._next(), failure=self._failure), files, basis=work.basis)
+        return self._put("OPTIMIZE", [*adds, *removes], replace(record, failure=self._failure), files, basis=work.basis)
 
     def fail(self, failure: Failure) -> CommitInfo:
         """Write into the table why its branch has stopped. Raises Fenced, TableAltered, CommitFailed."""

@@ -75,9 +75,15 @@ def _check(name: str, table: DeltaTable, schema: pa.Schema, partition_by: Sequen
     wanted, found = Schema.from_arrow(schema).to_json(), table.schema().to_json()
     if wanted != found:
         raise TableAltered(name, f"its schema is {found}, and its definition gives {wanted}")
+    found_by = table.metadata().partition_columns
+    if list(found_by) != list(partition_by):
+        raise TableAltered(name, f"it is partitioned by {found_by}, and its definition says {list(partition_by)}")
+    check_kept(name, table)
+
+
+def check_kept(name: str, table: DeltaTable) -> None:
+    """Raises TableAltered when another program gave the table properties or features that an owner cannot keep."""
     metadata, protocol = table.metadata(), table.protocol()
-    if list(metadata.partition_columns) != list(partition_by):
-        raise TableAltered(name, f"it is partitioned by {metadata.partition_columns}, and its definition says {list(partition_by)}")
     if "delta.setTransactionRetentionDuration" in metadata.configuration:
         raise TableAltered(name, "delta.setTransactionRetentionDuration is set: Delta would forget the table's positions")
     features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tables": ("infra.cli.tables:tables", "List tables: rows, size, lag, freshness."),
     "show": ("infra.cli.tables:show", "One table: columns, lineage, ledger."),
     "rejects": ("infra.cli.rejects:rejects", "Count and show the records that broke a contract."),
+    "maintain": ("infra.cli.maintain:maintain", "Compact, vacuum and checkpoint tables."),
     "metadata": ("infra.cli.metadata:metadata", "Mirror of catalogue, commits and loads in PostgreSQL."),
     "audit": ("infra.cli.audit:audit", "Prove every table against its topic."),
 }

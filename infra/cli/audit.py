@@ -8,16 +8,15 @@ from typing import Any
 
 import click
 
-from flows.errors import UsageError
 from flows.fingerprint import definitions
 from flows.plan import analyse, require
-from flows.project import Project, load_project
+from flows.project import load_project
 from infra.addresses import resolve
-from infra.audit.audit import REJECTED, Audit, Audited
+from infra.audit.audit import Audit, Audited
 from infra.audit.findings import Finding, Proof
 from infra.audit.full import recompute
-from sinks.catalog import Catalog, CatalogState
-from sinks.engine import near_names
+from infra.cli.names import stored_tables
+from sinks.catalog import Catalog
 
 
 @click.command(short_help="Prove every table against its topic.")
@@ -46,7 +45,7 @@ def audit(folder: Path, tables: tuple[str, ...], full: bool, verbose: bool, as_j
     """
     project = load_project(folder)
     state = Catalog(project.storage).read()
-    names = _select(tables, state, project)
+    names = stored_tables(tables, state, project, "prove")
     work = Audit(project.storage, state, resolve(project).kafka)
     try:
         for name in names:
@@ -66,26 +65,6 @@ def audit(folder: Path, tables: tuple[str, ...], full: bool, verbose: bool, as_j
     else:
         _show(audited, findings, full=full, verbose=verbose)
     return 1 if findings else 0
-
-
-def _select(wanted: tuple[str, ...], state: CatalogState, project: Project) -> list[str]:
-    """Tables, each with its rejects; a source stands for all of its tables. Raises UsageError."""
-    if not state.tables:
-        raise UsageError("there are no tables yet", next_step="kappa run --until-caught-up")
-    chosen: set[str] = set()
-    for name in wanted:
-        bases = [name]
-        if name in project.sources:
-            derived = [table.name for table in analyse(project).tables.values() if table.source == name]
-            bases = [f"raw.{name}", f"staging.{name}", *derived]
-        found = {table for base in bases for table in (base, f"{base}{REJECTED}") if table in state.tables}
-        if not found:
-            near = near_names(name, state.tables)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(state.tables))}"
-            what = "is a view: nothing is stored, so there is nothing to prove" if name in state.views else "does not exist"
-            raise UsageError(f"{name} {what}", cause=hint, next_step="kappa tables")
-        chosen |= found
-    return sorted(chosen or state.tables)
 
 
 def _show(audited: list[Audited], findings: list[Finding], *, full: bool, verbose: bool) -> None:

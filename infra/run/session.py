@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-import psutil
 from bytewax.dataflow import Dataflow
 
 from connectors.errors import LogError, TopicGone
@@ -23,13 +20,13 @@ from flows.contract import Source
 from flows.control import RunControl
 from flows.errors import KappaError
 from flows.fingerprint import Definition, definitions
-from flows.ledger import RunIdentity
 from flows.plan import analyse, require
 from flows.project import Project
 from infra.addresses import resolve
 from infra.metadata import Mirror
 from infra.run.budget import share
 from infra.run.feed import Feed, run_all
+from infra.run.identity import has_ended, this_process
 from infra.run.rebuild import reach_live, refuse_loss
 from infra.run.selection import Fed, Target, descendants, live_targets, rebuilt_targets, select, with_upstreams
 from sinks.address import TableAddress
@@ -95,9 +92,7 @@ class Session:
         self._config: Mapping[str, str] = resolve(project).kafka
         self._catalog = Catalog(project.storage)
         self._catalog.create(project.settings.name)
-        self._run = RunIdentity(
-            socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        )
+        self._run = this_process()
         self.feeds: list[Feed] = []
 
     def run(self, request: Request) -> None:
@@ -242,7 +237,7 @@ class Session:
     def _warn_when_young(self, address: TableAddress) -> None:
         """Another run may be at work on the table: say that this one takes it over."""
         last = newest(address)
-        if last is None or last.record is None or _has_ended(last.record.run):
+        if last is None or last.record is None or has_ended(last.record.run):
             return
         age_s = (datetime.now(UTC) - last.at).total_seconds()
         if age_s < YOUNG_S:
@@ -315,14 +310,3 @@ class Session:
 
 def _held(record: CommitRecord, topic: str) -> list[Position]:
     return [Position(topic, partition, offset) for (name, partition), offset in sorted(record.positions.items()) if name == topic]
-
-
-def _has_ended(run: RunIdentity) -> bool:
-    """Whether a run of this machine surely runs no more."""
-    if run.host != socket.gethostname():
-        return False
-    started_at = datetime.fromisoformat(run.started_at).timestamp()
-    try:
-        return psutil.Process(run.pid).create_time() > started_at
-    except psutil.NoSuchProcess:
-        return True

@@ -174,6 +174,7 @@ def test_rejects(folder: Path, tmp_path: Path) -> None:
         ("rejects", "nope"),
         ("load", "nope", "x.csv"),
         ("audit", "nope"),
+        ("maintain", "nope"),
         ("query", "FROM core.nope"),
         ("load", "events", "x.csv"),
         ("nope",),
@@ -202,6 +203,10 @@ def test_audit_as_documented(folder: Path) -> None:
     assert table.findings == []
     table.proofs["t", 0].find("1 rows are there twice", [17])
     same_shape(example("kappa audit --json"), to_json([table]))
+
+
+def test_maintain_as_documented(folder: Path) -> None:
+    same_shape(example("kappa maintain --json"), answer(folder, "maintain", "--dry-run"))
 
 
 def test_numbers_for_people() -> None:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from flows.ledger import RunIdentity
-from infra.run import session
+from infra.run.identity import has_ended
 
 
 def test_a_process_that_ends_while_it_is_looked_at_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +17,6 @@ def test_a_process_that_ends_while_it_is_looked_at_has_ended(monkeypatch: pytest
         raise psutil.NoSuchProcess(pid)
 
     run = RunIdentity(socket.gethostname(), os.getpid(), "2999-01-01T00:00:00.000000Z")
-    assert not session._has_ended(run)
+    assert not has_ended(run)
     monkeypatch.setattr(psutil, "Process", gone)
-    assert session._has_ended(run)
+    assert has_ended(run)

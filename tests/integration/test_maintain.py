@@ -1,0 +1,95 @@
+"""``kappa maintain`` beside real runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from tests.inprocess import audit, committed, wait_until
+from tests.warehouse import Warehouse, at_work
+
+pytestmark = pytest.mark.slow
+MANY_FILES = "[run]\ncommit_interval_s = 0.05\n[maintenance]\ncompact_files = 1000\nretention_s = 600\n"
+FED = {"raw.events", "staging.events", "staging.events__rejected", "core.event", "core.tag"}  # with more than one file each
+
+
+@pytest.fixture
+def warehouse(kafka, topic_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+    monkeypatch.setenv("KAPPA_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap)
+    return Warehouse.make(tmp_path / "warehouse", kafka.bootstrap, topic_name, settings=MANY_FILES)
+
+
+def feed(warehouse: Warehouse, first: int) -> int:
+    """Six commits of 100 events, beside a run; returns what the next ones begin with."""
+    for begin in range(first, first + 600, 100):
+        warehouse.produce(begin, 100)
+        wait_until(lambda end=begin + 99: committed(warehouse.folder, "core.tag") == end and committed(warehouse.folder) == end)
+    return first + 600
+
+
+def report(warehouse: Warehouse, *arguments: str) -> dict[str, Any]:
+    tables = json.loads(warehouse.kappa("maintain", "--json", *arguments).stdout)["tables"]
+    return {table["table"]: table for table in tables}
+
+
+def merged(tables: dict[str, Any]) -> set[str]:
+    return {name for name, table in tables.items() if table["compaction"]["replaced"]["files"]}
+
+
+def ended(process: subprocess.Popen[str], status: int) -> str:
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == status, out
+    return out
+
+
+def test_a_run_at_work_keeps_its_tables_unless_they_are_taken_over(warehouse: Warehouse) -> None:
+    with at_work(warehouse.start("run")) as run:
+        after = feed(warehouse, 1)
+        tables = report(warehouse)
+        assert merged(tables) == set()
+        assert {name for name, table in tables.items() if table["compaction"]["left"]} == FED
+        assert f"process {run.pid} on" in tables["core.event"]["compaction"]["left"]
+        assert tables["core.event"]["checkpoint"] is not None
+        after = feed(warehouse, after)  # it goes on
+        assert run.poll() is None
+        taken = warehouse.kappa("maintain", "--take-over", "events")
+        assert "core.event" in taken.stdout
+        out = ended(run, 1)
+        assert "has a new owner: process" in out
+    warehouse.kappa("run", "--until-caught-up")
+    assert audit(warehouse.folder, "--full") == {}
+    warehouse.check_independently()
+
+
+def test_after_a_run_that_was_killed_it_compacts_and_the_next_one_goes_on(warehouse: Warehouse) -> None:
+    with at_work(warehouse.start("run")) as run:
+        after = feed(warehouse, 1)
+        run.kill()
+        run.communicate()
+    old = json.loads(warehouse.kappa("tables", "--json").stdout)["tables"]
+    said, done = report(warehouse, "--dry-run"), report(warehouse)
+    assert merged(said) == merged(done) == FED
+    assert {name: table["compaction"]["by"]["files"] for name, table in done.items() if name in FED} == {
+        name: 2 if name == "raw.events" else 1
+        for name in FED  # a file for each _partition
+    }
+    assert merged(report(warehouse)) == set()
+    assert audit(warehouse.folder, "--full") == {}
+    for table in old:  # a reader that began before stays with its version
+        path = warehouse.folder / "data" / warehouse.catalogue()["tables"][table["name"]]["path"]
+        assert _rows(path, table["version"]) == table["rows"]
+    with at_work(warehouse.start("run")) as run:
+        feed(warehouse, after)
+        run.terminate()
+        ended(run, 0)
+    assert audit(warehouse.folder, "--full") == {}
+    warehouse.check_independently()
+
+
+def _rows(path: Path, version: int) -> int:
+    return DeltaTable(str(path), version=version).to_pyarrow_table().num_rows
