@@ -5,9 +5,9 @@ from __future__ import annotations
 from flows.errors import UsageError
 from flows.plan import analyse
 from flows.project import Project
-from infra.audit.audit import REJECTED
 from sinks.catalog import CatalogState
 from sinks.engine import near_names
+from sinks.warehouse import REJECTED
 
 
 def stored_tables(wanted: tuple[str, ...], state: CatalogState, project: Project, doing: str) -> list[str]:
