@@ -11,6 +11,7 @@ import difflib
 import importlib.resources
 import re
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
 class Engine:
     """An in-memory DuckDB with the schemas of SCHEMAS, whose tables and views appear when a query names them.
 
-    ``tables``, ``views`` (name -> SQL) and ``lost`` (tables that cannot be read, and why) are fixed for its life. ``memory_limit``: bytes
-    for DuckDB (default: half of the machine); what does not fit spills to a temporary folder that ``close`` removes.
+    ``tables``, ``views`` (name -> SQL) and ``lost`` (tables that cannot be read, and why) are what ``move`` replaces. ``memory_limit``:
+    bytes for DuckDB (default: half of the machine); what does not fit spills to a temporary folder that ``close`` removes.
     """
 
     def __init__(
@@ -103,9 +104,28 @@ class Engine:
         self._connection = duckdb.connect(config={"memory_limit": f"{limit // 1_000_000}MB", "temp_directory": self._spill.name})
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
         self._cursor = self._connection  # of the newest query
+        self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()  # of the answers that somebody still has
+        self._attached: dict[str, Pinned] = {}
         self._loaded = False
         for schema in SCHEMAS:
             self._connection.execute(f"CREATE SCHEMA {schema}")
+
+    def move(self, tables: Iterable[Pinned], views: Mapping[str, str], lost: Mapping[str, KappaError]) -> None:
+        """Go on with other versions, as a new engine would; the answers there are become void.
+
+        A new engine would load the extension anew, which takes longer than most queries.
+        """
+        for cursor in list(self._cursors):
+            cursor.close()
+        self._cursor = self._connection
+        for name in self.made:
+            self._connection.execute(f"DROP VIEW IF EXISTS {_quoted(name)}")
+        self.made = set()
+        self._tables, self._views, self._broken = {table.name: table for table in tables}, dict(views), dict(lost)
+        for name, table in list(self._attached.items()):
+            if self._tables.get(name) != table:
+                self._connection.execute(f"DETACH {_catalog(table)}")
+                del self._attached[name]
 
     def interrupt(self) -> None:
         """End the newest query, from another thread: it raises QueryFailed. One that has not begun yet is not ended; call it again."""
@@ -126,6 +146,7 @@ class Engine:
         if _SHOW_TABLES.match(query):
             query = _TABLES
         cursor = self._cursor = self._connection.cursor()
+        self._cursors.add(cursor)
         if given is not None:
             cursor.register("given", given)
         try:
@@ -175,9 +196,11 @@ class Engine:
         if not self._loaded:
             self._connection.load_extension(delta_extension())
             self._loaded = True
-        catalog = f'"{table.name}@{table.version}"'
+        catalog = _catalog(table)
         try:
-            self._connection.execute(attach_sql(table.uri, table.version, catalog))
+            if table.name not in self._attached:
+                self._connection.execute(attach_sql(table.uri, table.version, catalog))
+                self._attached[table.name] = table
             columns = [row[0] for row in self._connection.execute(f"DESCRIBE FROM {catalog}").fetchall()]
         except duckdb.Error as error:
             raise QueryFailed(f"table {table.name} cannot be read", cause=message(error), next_step=f"kappa show {table.name}") from None
@@ -218,6 +241,11 @@ def message(error: Exception) -> str:
 def _quoted(name: str) -> str:
     schema, _, table = name.partition(".")
     return f'"{schema}"."{table}"'
+
+
+def _catalog(table: Pinned) -> str:
+    """The name that a table is attached under."""
+    return f'"{table.name}@{table.version}"'
 
 
 def _text(value: str) -> str:

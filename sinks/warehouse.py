@@ -30,9 +30,8 @@ class Warehouse:
 
     def __init__(self, root: str, memory_limit: int | None = None) -> None:
         self.root = root
-        self._memory_limit = memory_limit
         self.snapshot = take_snapshot(root)
-        self._engine = self._new_engine()
+        self._engine = Engine(pinned(self.snapshot), self.snapshot.views, memory_limit, self.snapshot.lost)
 
     @classmethod
     def open(cls, path: str | Path, memory_limit: int | None = None) -> Warehouse:
@@ -68,9 +67,8 @@ class Warehouse:
     def refresh(self) -> None:
         """Take a newer cut. When there is one, answers that were not read yet are void. A cut that cannot be taken leaves this one."""
         before, self.snapshot = self.snapshot, take_snapshot(self.root)
-        if _read(before) != _read(self.snapshot):
-            self._engine.close()
-            self._engine = self._new_engine()
+        if _what_is_read(before) != _what_is_read(self.snapshot):
+            self._engine.move(pinned(self.snapshot), self.snapshot.views, self.snapshot.lost)
 
     def interrupt(self) -> None:
         """End the query that runs in another thread: it raises QueryFailed. One that has not begun yet is not ended; call it again."""
@@ -85,11 +83,8 @@ class Warehouse:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _new_engine(self) -> Engine:
-        return Engine(pinned(self.snapshot), self.snapshot.views, self._memory_limit, self.snapshot.lost)
 
-
-def _read(snapshot: Snapshot) -> tuple[object, ...]:
+def _what_is_read(snapshot: Snapshot) -> tuple[object, ...]:
     """What decides an engine's answers."""
     return pinned(snapshot), dict(snapshot.views), {name: str(error) for name, error in snapshot.lost.items()}
 

@@ -60,6 +60,30 @@ def test_tables_of_a_source_are_read_where_they_agree(root: Root) -> None:
         assert warehouse.sql(both).relation.fetchall() == [(39, 31)]
 
 
+def test_a_newer_cut_voids_the_answers_of_the_old_one_and_moves_the_views(root: Root) -> None:
+    with Warehouse.open(root.path) as warehouse:
+        old, fixed = warehouse.sql("FROM analytics.v"), warehouse.sql("SELECT 1")
+        assert old.arrow().to_pylist() == [{"c": 15, "n": 28}]
+        warehouse.refresh()
+        assert old.arrow().to_pylist() == [{"c": 15, "n": 28}]  # nothing has moved
+        root.view("analytics.w", "SELECT c + 100 AS more FROM analytics.v")
+        for table in root.tables.values():
+            table.commit({0: (30, 40, range(30, 40))})
+        warehouse.refresh()
+        for answer in (old, fixed):
+            with pytest.raises(QueryFailed):
+                answer.arrow()
+        assert warehouse.sql("FROM analytics.w").arrow().to_pylist() == [{"more": 125}]
+        root.tables["core.c"].owner.address.folder.rename(root.path / "away")
+        warehouse.refresh()
+        with pytest.raises(ViewInvalid, match=r"analytics\.v"):
+            warehouse.sql("FROM analytics.v")
+        assert warehouse.sql("SELECT count(*) AS n FROM staging.s").arrow().to_pylist() == [{"n": 40}]
+        (root.path / "away").rename(root.tables["core.c"].owner.address.folder)
+        warehouse.refresh()
+        assert warehouse.sql("FROM analytics.w").arrow().to_pylist() == [{"more": 125}]
+
+
 def test_a_failed_table_is_left_out_and_named(root: Root) -> None:
     core = root.tables["core.c"]
     core.owner.fail(Failure("core.c", "rule broken", ("t/0/30",), "kappa run"))
