@@ -38,7 +38,7 @@ def maintain(folder: Path, tables: tuple[str, ...], dry_run: bool, take_over: bo
     """Tidy tables up, without a run: merge small files, write a checkpoint of the log, delete what no kept version needs.
 
     \b
-    compacted   neighbouring small files become files of up to maintenance.target_file_bytes
+    compacted   neighbouring small files of append tables become files of up to maintenance.target_file_bytes
     checkpoint  the log's newest version, so that readers open the table at once
     removed     data files that only versions older than maintenance.retention_s need, and what killed runs left a day ago
     log         commits from before a checkpoint of that age
