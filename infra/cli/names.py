@@ -18,7 +18,8 @@ def stored_tables(wanted: tuple[str, ...], state: CatalogState, project: Project
     for name in wanted:
         bases = [name]
         if name in project.sources:
-            bases = [f"raw.{name}", f"staging.{name}", *(node.name for node in analyse(project).nodes.values() if node.source == name)]
+            derived = [table.name for table in analyse(project).tables.values() if table.source == name]
+            bases = [f"raw.{name}", f"staging.{name}", *derived]
         found = {table for base in bases for table in (base, f"{base}{REJECTED}") if table in state.tables}
         if not found:
             near = near_names(name, state.tables)
