@@ -14,6 +14,7 @@ from flows.types import ColumnType, parse_type
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 EXTRA = pa.field("_extra", pa.string())
+CORRECTS = pa.field("_corrects", pa.int64())
 
 
 class Model(BaseModel):
@@ -75,6 +76,7 @@ class Source(Model):
     null_values: Literal["reject", "delete"] = "reject"
     key_format: Literal["json", "text"] = "json"
     rules: dict[str, Rule] = {}
+    corrections: bool = False
     raw: bool = True
     csv: Dialect = Dialect()
     max_record_bytes: int = Field(1024 * 1024, ge=1024, le=16 * 1024 * 1024)
@@ -90,6 +92,7 @@ class Source(Model):
 
     @cached_property
     def staging_schema(self) -> pa.Schema:
-        """The columns of staging.<source>: contract, ``_extra`` (extra = keep, not for text), SYSTEM."""
+        """The columns of staging.<source>: contract, ``_extra`` (extra = keep, not for text), ``_corrects`` (with corrections), SYSTEM."""
         extra = [EXTRA] if self.extra == "keep" and self.format != "text" else []
-        return pa.schema([*self.contract_schema, *extra, *SYSTEM])
+        corrects = [CORRECTS] if self.corrections else []
+        return pa.schema([*self.contract_schema, *extra, *corrects, *SYSTEM])

@@ -31,7 +31,8 @@ from flows.control import RunControl
 from flows.database import Database
 from flows.errors import KappaError
 from flows.plan import Node
-from flows.stage import Stage
+from flows.stage import RuleFailed, Stage
+from flows.stage.corrections import Stored
 
 OWNER = "owner"  # the one sink partition of a table
 T = TypeVar("T")
@@ -76,9 +77,11 @@ def build(
     control: RunControl,
     max_rejects: int,
     duckdb_bytes: int | None = None,
+    stored: Stored | None = None,
 ) -> Dataflow:
     """The dataflow that feeds ``sinks`` (table name -> sink). ``nodes``: the source's append tables in topological order;
-    ``duckdb_bytes``: what DuckDB may hold for all of them, in each worker.
+    ``duckdb_bytes``: what DuckDB may hold for all of them, in each worker; ``stored``: what the tables hold of the records before the
+    flow's first ones, for their corrections.
     """
     flow = Dataflow(f"kappa-{source.name}")
     batches = op.input("log", flow, log)
@@ -94,7 +97,7 @@ def build(
     if not needed and staging not in sinks and f"{staging}__rejected" not in sinks:
         return flow
     databases = PerWorker(lambda: Database(duckdb_bytes))
-    works = {staging: op.map("stage", batches, Staging(source, control, databases))}
+    works = {staging: op.map("stage", batches, Staging(source, control, databases, stored))}
     for node in nodes:
         if node.name in needed:
             works[node.name] = op.map(
@@ -146,8 +149,8 @@ def _slice(batch: Batch, rows: pa.Table, filtered: pa.Int64Array, rejected: pa.I
 class Staging:
     """Batch -> Work of staging.<source>: bytes to typed columns, rejects split off."""
 
-    def __init__(self, source: Source, control: RunControl, databases: PerWorker[Database]) -> None:
-        self._stage = PerWorker(lambda: Stage(source, databases.get()))
+    def __init__(self, source: Source, control: RunControl, databases: PerWorker[Database], stored: Stored | None = None) -> None:
+        self._stage = PerWorker(lambda: Stage(source, databases.get(), stored=stored))
         self._table = f"staging.{source.name}"
         self._empty = source.staging_schema.empty_table()
         self._control = control
@@ -246,6 +249,7 @@ def _dead(batch: Batch, empty: pa.Table, failure: Failure) -> Work:
 
 
 def _failed(control: RunControl, table: str, batch: Batch, error: Exception) -> Failure:
-    failure = Failure.of(table, error, (f"{batch.topic}/{batch.partition}/{batch.start}..{batch.end}",))
+    where = str(error.position) if isinstance(error, RuleFailed) else f"{batch.topic}/{batch.partition}/{batch.start}..{batch.end}"
+    failure = Failure.of(table, error, (where,))
     control.fail(failure)
     return failure

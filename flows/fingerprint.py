@@ -110,6 +110,7 @@ def _contract(source: Source) -> dict[str, Any]:
             if rule.on_failure == "reject"
         ],
         "duckdb": duckdb.__version__,
+        **({"corrections": True} if source.corrections else {}),  # its absence keeps older fingerprints
     }
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 class Code(StrEnum):
     """Why a record was refused. The value is what the column ``code`` of a ``__rejected`` table holds."""
 
+    SUPERSEDED = "superseded"
     UNREADABLE_ROW = "unreadable_row"
     NULL_VALUE = "null_value"
     TOO_LARGE = "too_large"
@@ -24,12 +25,12 @@ class Code(StrEnum):
     NULL_KEY = "null_key"
     RULE = "rule"
     TRANSFORM_ERROR = "transform_error"
-    SUPERSEDED = "superseded"
     PARKED = "parked"
 
 
 # In the order in which a record is judged: the first that applies is its code.
 DESCRIPTIONS: dict[Code, str] = {
+    Code.SUPERSEDED: "a correction (header `kappa-corrects`) of a record that is not rejected in this generation, or is corrected already",
     Code.UNREADABLE_ROW: "`load` could not read this row of the file (header `kappa-broken` holds the cause); the value is the raw line",
     Code.NULL_VALUE: 'the record has no value and the source says `null_values = "reject"`',
     Code.TOO_LARGE: "the value has more bytes than the source's `max_record_bytes`",
@@ -46,6 +47,5 @@ DESCRIPTIONS: dict[Code, str] = {
     Code.NULL_KEY: "a column of the source's key is null or absent, or one of an upsert table's key is null",
     Code.RULE: 'a rule of the contract with `on_failure = "reject"` is false for the row, or fails on it',
     Code.TRANSFORM_ERROR: "the SQL of a table fails on this record, or gives an empty text for a partition column",
-    Code.SUPERSEDED: "a correction of a record that is not rejected in this generation",
     Code.PARKED: "the record was set aside by an operator",
 }

@@ -9,23 +9,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.batch import Position
+from flows.batch import Batch, Position
 from flows.contract import Source
 from flows.database import Database
 from flows.errors import KappaError
 from flows.stage.buffers import Mask
 from flows.stage.codes import Code
-from flows.stage.refusal import Refused
+from flows.stage.refusal import Refused, shown
 
 
 class RuleFailed(KappaError):
-    """A row breaks a rule with on_failure = "fail". ``rule``: its name; ``position``: the first such record."""
+    """A row breaks a rule with on_failure = "fail". ``rule``: its name; ``position``: the first such record, its value shortened."""
 
-    def __init__(self, source: str, rule: str, verdict: str, position: Position) -> None:
+    def __init__(self, source: str, rule: str, verdict: str, position: Position, value: str) -> None:
         super().__init__(
             f"the record {position} breaks the rule {rule} of source {source}",
-            cause=f'{verdict}, and the rule says on_failure = "fail"',
-            next_step=f"correct sources/{source}.toml or the producer, then: kappa run",
+            cause=f'{verdict}, and the rule says on_failure = "fail"; the value is {value}',
+            next_step=f'in sources/{source}.toml, correct the rule, or say on_failure = "warn" to let such records in, then: kappa run; '
+            f'or say "reject" to keep them out, then: kappa run --rebuild staging.{source}',
         )
         self.rule = rule
         self.position = position
@@ -36,10 +37,11 @@ _Flags = dict[str, Mask]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """``refused``: row index -> refusal. ``warned``: rule -> offsets of rows that break it and stay."""
+    """``refused``: row index -> refusal. ``broken``: rule -> which rows break it; ``raised``: on which of them its check raises."""
 
     refused: dict[int, Refused] = field(default_factory=dict)
-    warned: dict[str, pa.Int64Array] = field(default_factory=dict)
+    broken: _Flags = field(default_factory=dict)
+    raised: _Flags = field(default_factory=dict)
 
 
 class Rules:
@@ -52,8 +54,8 @@ class Rules:
         self._source = source
         self._cursor = database.cursor() if source.rules else None
 
-    def judge(self, rows: pa.Table, topic: str, partition: int) -> Judged:
-        """Judge rows that have ``_offset``. Rejects come first: warnings and failures are about the rows that stay. Raises RuleFailed."""
+    def judge(self, rows: pa.Table) -> Judged:
+        """Find the rows that rules refuse. What warns or fails is judged by ``warn``, over the rows that stay."""
         if not self._source.rules or not rows.num_rows:
             return Judged()
         broken, raised = self._evaluate(rows)
@@ -61,20 +63,21 @@ class Rules:
         for name, rule in self._source.rules.items():
             for index in np.flatnonzero(broken[name]).tolist() if rule.on_failure == "reject" else ():
                 refused.setdefault(index, Refused(Code.RULE, _verdict(rule.check, raised[name][index]), rule=name))
-        stays = np.ones(rows.num_rows, np.bool_)
-        stays[list(refused)] = False
-        offsets = rows.column("_offset")
+        return Judged(refused, broken, raised)
+
+    def warn(self, judged: Judged, stays: Mask, batch: Batch, offsets: pa.ChunkedArray) -> dict[str, pa.Int64Array]:
+        """Rule -> offsets of the rows that break it and stay. ``offsets``: of all judged rows. Raises RuleFailed."""
         warned = {}
-        for name, rule in self._source.rules.items():
-            breaking = broken[name] & stays
+        for name, broken in judged.broken.items():
+            rule, breaking = self._source.rules[name], broken & stays
             if rule.on_failure == "reject" or not breaking.any():
                 continue
             found = pc.filter(offsets, pa.array(breaking)).combine_chunks()
             if rule.on_failure == "fail":
-                verdict = _verdict(rule.check, raised[name][np.flatnonzero(breaking)[0]])
-                raise RuleFailed(self._source.name, name, verdict, Position(topic, partition, found[0].as_py()))
+                verdict = _verdict(rule.check, judged.raised[name][np.flatnonzero(breaking)[0]])
+                raise RuleFailed(self._source.name, name, verdict, *_record(batch, found[0].as_py()))
             warned[name] = found
-        return Judged(refused, warned)
+        return warned
 
     def _evaluate(self, rows: pa.Table) -> tuple[_Flags, _Flags]:
         """Rule -> which rows break it, and rule -> on which of them its check raises. Rows that DuckDB cannot hold at once are halved."""
@@ -103,6 +106,12 @@ class Rules:
         checks = ", ".join(form.format(rule.check) for rule in self._source.rules.values())
         result = self._cursor.query(f"SELECT {checks} FROM typed", typed=rows)
         return dict(zip(self._source.rules, result.columns, strict=True))
+
+
+def _record(batch: Batch, offset: int) -> tuple[Position, str]:
+    """A record's position, and its value for people."""
+    value = batch.records.column("value")[pc.index(batch.records.column("_offset"), offset).as_py()].as_py()
+    return Position(batch.topic, batch.partition, offset), "null" if value is None else shown(value.decode("utf-8", "replace"))
 
 
 def _verdict(check: str, raised: bool) -> str:

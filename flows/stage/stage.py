@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.batch import Batch, Staged
-from flows.contract import Source
+from flows.contract import CORRECTS, Source
 from flows.database import Database
 from flows.stage.buffers import Mask, invalid_utf8
 from flows.stage.codes import Code
+from flows.stage.corrections import Corrections, Settled, Stored
 from flows.stage.decoder import Decoded, Decoder
+from flows.stage.marks import Marked
 from flows.stage.refusal import Refused, rejected, shown
 from flows.stage.rules import Rules
-
-_BROKEN = "kappa-broken"
 
 
 class Stage:
@@ -24,8 +24,10 @@ class Stage:
     ``fast = False`` decodes record by record: the oracle of the tests.
     """
 
-    def __init__(self, source: Source, database: Database | None = None, *, fast: bool = True) -> None:
+    def __init__(self, source: Source, database: Database | None = None, *, fast: bool = True, stored: Stored | None = None) -> None:
+        """``stored``: what the tables hold of the records before the first batch; asked for corrections of these only."""
         self._source = source
+        self._corrections = Corrections(source.name, stored) if source.corrections else None
         self._decoder = Decoder(source, fast=fast) if source.format != "text" else None
         self._rules = Rules(source, database or Database())
         if source.format == "text" and [field.type for field in source.contract_schema] != [pa.string()]:
@@ -37,29 +39,53 @@ class Stage:
         return self._decoder.tolerant_records if self._decoder else 0
 
     def stage(self, batch: Batch) -> Staged:
-        """Every offset of the batch ends in exactly one of rows, rejects and filtered. Raises RuleFailed."""
-        refused, filtered = self._screen(batch.records)
+        """Every offset of the batch ends in exactly one of rows, rejects and filtered.
+
+        With corrections, the batches of a partition come in the log's order. Raises RuleFailed, RejectsUnknown.
+        """
+        marked = Marked(batch.records.column("headers"))
+        refused, filtered = self._screen(batch.records, marked)
         left_out = np.zeros(batch.records.num_rows, np.bool_)
         left_out[list(refused)] = True
         left_out[filtered] = True
         decoded = self._decode(batch.records.column("value"), left_out)
         refused |= decoded.refused
         rows = self._system(decoded, batch)
-        judged = self._rules.judge(rows, batch.topic, batch.partition)
-        if judged.refused:
-            refused |= {int(decoded.indices[row]): refusal for row, refusal in judged.refused.items()}
-            stays = np.ones(rows.num_rows, np.bool_)
-            stays[list(judged.refused)] = False
+        judged = self._rules.judge(rows)
+        refused |= {int(decoded.indices[row]): refusal for row, refusal in judged.refused.items()}
+        corrects = self._settle(batch, marked, refused, filtered)
+        left_out[list(refused)] = True
+        stays = ~left_out[decoded.indices]
+        warned = self._rules.warn(judged, stays, batch, rows.column("_offset"))
+        if corrects:
+            column = pa.array([corrects.get(index) for index in decoded.indices.tolist()], CORRECTS.type)
+            rows = rows.set_column(rows.schema.get_field_index(CORRECTS.name), CORRECTS, column)
+        if not stays.all():
             rows = rows.filter(pa.array(stays))
         order = sorted(refused)
         rejects = rejected(batch, order, [refused[index] for index in order])
         offsets = batch.records.column("_offset")
-        return Staged(rows, rejects, offsets.take(pa.array(filtered, pa.int64())), judged.warned)
+        return Staged(rows, rejects, offsets.take(pa.array(filtered, pa.int64())), warned)
 
-    def _screen(self, records: pa.RecordBatch) -> tuple[dict[int, Refused], list[int]]:
+    def _settle(self, batch: Batch, marked: Marked, refused: dict[int, Refused], filtered: list[int]) -> dict[int, int]:
+        """Judge the corrections: those that are superseded go to ``refused``. Returns index -> what a correction that counts stands for."""
+        found = marked.corrections()
+        if self._corrections is None:
+            reason = f"source {self._source.name} takes no corrections: corrections = true is not set"
+            refused |= dict.fromkeys(found, Refused(Code.SUPERSEDED, reason))
+            settled = Settled()
+        else:
+            named = {index: values for index, values in found.items() if index not in filtered}
+            settled = self._corrections.settle(batch, named, refused)
+            refused |= dict.fromkeys(found.keys() - named, Refused(Code.SUPERSEDED, "a correction has a value, and this record has none"))
+        refused |= settled.superseded
+        filtered[:] = [index for index in filtered if index not in found]
+        return settled.corrects
+
+    def _screen(self, records: pa.RecordBatch, marked: Marked) -> tuple[dict[int, Refused], list[int]]:
         """What is decided without parsing: index -> refusal, and the indices that the null policy filters."""
         values = records.column("value")
-        refused = _broken(records.column("headers"))
+        refused = marked.broken()
         filtered: list[int] = []
         if values.null_count:
             nulls = [index for index in np.flatnonzero(np.asarray(values.is_null())).tolist() if index not in refused]
@@ -95,21 +121,8 @@ class Stage:
         if len(indices) < records.num_rows:
             system = [column.take(pa.array(indices)) for column in system]
         partition = pa.array(np.full(len(indices), batch.partition, np.int32))
-        return pa.Table.from_arrays([*decoded.rows.columns, partition, *system], schema=self._source.staging_schema)
-
-
-def _broken(headers: pa.Array) -> dict[int, Refused]:
-    """Rows that ``load`` could not read: their headers name the cause, the line, the file and the load."""
-    names = headers.flatten().field(0)
-    if not len(names) or not pc.any(pc.equal(names, _BROKEN)).as_py():
-        return {}
-    refused = {}
-    parents = pc.list_parent_indices(headers).filter(pc.equal(names, _BROKEN).fill_null(False))
-    for index in pc.unique(parents).to_pylist():
-        found = {header["name"]: (header["value"] or b"").decode("utf-8", "replace") for header in headers[index].as_py()}
-        where = "".join(f", {what} {found[f'kappa-{what}']}" for what in ("line", "file", "load") if f"kappa-{what}" in found)
-        refused[index] = Refused(Code.UNREADABLE_ROW, f"{found[_BROKEN]}{where}")
-    return refused
+        corrects = [pa.nulls(len(indices), CORRECTS.type)] if self._source.corrections else []
+        return pa.Table.from_arrays([*decoded.rows.columns, *corrects, partition, *system], schema=self._source.staging_schema)
 
 
 def _where_not_utf8(value: bytes) -> str:

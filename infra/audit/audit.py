@@ -63,6 +63,10 @@ class Audit:
     def close(self) -> None:
         self._engine.close()
 
+    def address(self, name: str) -> TableAddress | None:
+        """The live generation of a table; None when the catalogue has none."""
+        return self._addresses.get(name)
+
     def table(self, name: str) -> Audited:
         """Walk a table's commits and count its rows; the same answer when asked again. That it cannot be read is a finding."""
         if name not in self.tables:

@@ -8,9 +8,10 @@ from flows.errors import KappaError
 from flows.fingerprint import Definition
 from flows.plan import Plan
 from flows.project import Project
-from infra.audit.audit import Audit
+from infra.audit.audit import REJECTED, Audit
 from infra.audit.recompute import Recompute
 from infra.audit.summaries import compare_summary
+from sinks.rejects import StoredRejects
 
 
 def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, definitions: Mapping[str, Definition]) -> None:
@@ -34,7 +35,8 @@ def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, 
 
 def _source(audit: Audit, name: str, tables: list[str], project: Project, plan: Plan) -> None:
     source = project.sources[name]
-    work = Recompute(source, [node for node in plan.nodes.values() if node.source == name])
+    stored = StoredRejects(source.topic, audit.address(f"staging.{name}"), audit.address(f"staging.{name}{REJECTED}"), {})
+    work = Recompute(source, [node for node in plan.nodes.values() if node.source == name], stored)
     try:
         for place in sorted({place for table in tables for place in audit.table(table).proofs if place[0] == source.topic}):
             audited = {table: audit.table(table) for table in tables}

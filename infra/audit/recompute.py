@@ -18,6 +18,7 @@ from flows.database import Database
 from flows.ledger import Span
 from flows.plan import Node
 from flows.stage import Stage
+from flows.stage.corrections import Stored
 from flows.upsert import DELETED, Upsert
 from infra.audit.compare import compare
 from infra.audit.findings import EXAMPLES, Proof
@@ -63,12 +64,14 @@ class Check:
 
 
 class Recompute:
-    """Makes the tables of one source again. ``nodes``: its append tables, each after what it reads."""
+    """Makes the tables of one source again. ``nodes``: its append tables, each after what it reads; ``stored``: what was rejected before
+    the first record that is made again, for corrections of it.
+    """
 
-    def __init__(self, source: Source, nodes: Sequence[Node]) -> None:
+    def __init__(self, source: Source, nodes: Sequence[Node], stored: Stored | None = None) -> None:
         self._name = source.name
         database = Database()
-        self._stage = Stage(source, database)
+        self._stage = Stage(source, database, stored=stored)
         self._nodes = {node.name: node for node in nodes}
         self._conforms = {node.name: Conform(node, database) for node in nodes}
 

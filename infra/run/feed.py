@@ -35,6 +35,7 @@ from sinks.keys import Keys
 from sinks.maintenance import Maintenance
 from sinks.merge import Merge
 from sinks.owner import CommitInfo
+from sinks.rejects import StoredRejects
 from sinks.sink import TableParts, TableSink, write_failure
 from sinks.versions import Versions
 
@@ -42,7 +43,8 @@ from sinks.versions import Versions
 @dataclass(slots=True)
 class Feed:
     """Everything that the flows of one source need. ``extent``: low and stable end offset of each partition, as of the run's start;
-    ``live``: the address of a table's live generation; ``versions``: where summaries are computed.
+    ``live``: the address of a table's live generation; ``versions``: where summaries are computed; ``stored``: what has been rejected
+    before, for a source that takes corrections.
     """
 
     source: Source
@@ -60,6 +62,7 @@ class Feed:
     versions: Versions
     fed: list[Fed] = field(default_factory=list)
     followed: list[Followed] = field(default_factory=list)
+    stored: StoredRejects | None = None
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -179,7 +182,8 @@ class Feed:
         log.progress.records, log.progress.nbytes = self.progress.records, self.progress.nbytes  # of the flows before, too
         self.progress = log.progress
         sinks = {fed.target.name: TableSink(fed.target.name, self._parts(fed), self.control) for fed in tables}
-        return build(self.source, self.nodes, sinks, log, self.control, self.settings.run.max_rejects, self.budget.duckdb_bytes)
+        limit, memory = self.settings.run.max_rejects, self.budget.duckdb_bytes
+        return build(self.source, self.nodes, sinks, log, self.control, limit, memory, self.stored)
 
     def _parts(self, fed: Fed) -> TableParts:
         definition = fed.target.definition

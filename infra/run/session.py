@@ -25,6 +25,7 @@ from flows.project import Project
 from infra.addresses import resolve
 from infra.metadata import Mirror
 from infra.run.budget import share
+from infra.run.corrections import stored_rejects
 from infra.run.feed import Feed, run_all
 from infra.run.identity import has_ended, this_process
 from infra.run.rebuild import reach_live, refuse_loss
@@ -173,6 +174,8 @@ class Session:
             )
             feed.own(mine, partial(self._rebuilt if rebuild else self._fed, feed))
             guard.held = feed.held
+            if source.corrections:
+                feed.stored = stored_rejects(feed, self._project.storage, self._definitions, self._catalog)
             if feed.fed:
                 self._say_where_new_ones_begin(feed)
                 self.feeds.append(feed)
