@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from connectors.files.chunk import Broken, Chunk
 from connectors.files.input import InputFile
 from connectors.files.reading import read_rows, reader_options
-from connectors.loads import Identity, LoadState, await_visible, ensure_loads_topic, now, read_loads
+from connectors.loads import Identity, LoadState, await_visible, ensure_loads_topic, file_record, now, read_loads
 from connectors.producer import RowProducer
 from connectors.topics import Admin, ensure_topic
 from flows.contract import Source
@@ -227,8 +225,7 @@ class _Transfer:
             )
         first = self.first_records
         if self.state.rows == 0:
-            members = {"source": self._source.name, "uri": self._file.uri}
-            first = [(msgspec.json.encode({"load": self.state.load}), msgspec.json.encode(members)), *first]
+            first = [file_record(self.state.load, self._source.name, self._file.uri), *first]
         state = self.state.advanced(self._rows, self._file.size if done else self._file.position, done=done)
         self._producer.commit([*first, (self._identity.key(), state.value())])
         self.state, self.first_records = state, []

@@ -92,6 +92,11 @@ class Loads:
         return found
 
 
+def file_record(load: str, source: str, uri: str) -> tuple[bytes, bytes]:
+    """The record (key, value) that keeps the file of a load for ever."""
+    return msgspec.json.encode({"load": load}), msgspec.json.encode({"source": source, "uri": uri})
+
+
 def now() -> str:
     """The time in UTC, ISO 8601 with microseconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -82,6 +82,11 @@ class RowProducer:
             if not index % _POLL_ROWS:
                 poll(0)
 
+    def send_to(self, partition: int, value: bytes, key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> None:
+        """Queue one record for a partition of its own choice. Opens a transaction if none is."""
+        self._begin()
+        self._produce(self._topic, value, key, partition=partition, headers=list(headers))
+
     def _produce(self, topic: str, value: bytes, key: bytes | None, **more: Any) -> None:
         """Queue a record, waiting for room in the queue."""
         give_up_at = time.monotonic() + PATIENCE_S

@@ -180,10 +180,6 @@ class Audit:
             audited.walk.find(f"topic {topic} has partitions {sorted(now)}, and the ledger knows {sorted(known)}")
         return known <= now
 
-    def address(self, table: str) -> TableAddress | None:
-        """The live generation of a table."""
-        return self._addresses.get(table)
-
     def log(self, topic: str) -> TopicLog:
         """The topic, with the raw table that was read from it. Raises what ``TopicLog.open`` raises."""
         if topic not in self.logs:

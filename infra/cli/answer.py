@@ -20,7 +20,7 @@ from flows.errors import KappaError
 from sinks import Result
 from sinks.texts import children
 
-FORMATS = ("table", "json", "csv", "arrow", "parquet")
+FORMATS = ("table", "json", "ndjson", "csv", "arrow", "parquet")
 # what Arrow would hold with other values (uint128 wraps, an offset of time is lost, bits are DuckDB's own bytes), or not at all
 _NOT_IN_ARROW = frozenset({"uhugeint", "time with time zone", "bit", "variant"})
 _NOT_IN = {"arrow": _NOT_IN_ARROW, "parquet": _NOT_IN_ARROW | {"interval", "union"}}
@@ -64,8 +64,14 @@ def _write(answer: Result, form: str, out: BinaryIO, rows: int) -> None:
         case "table":
             out.write(as_table(answer, rows).encode())
         case "json":
-            for text in _json(answer):
-                out.write(text)
+            start = b"[\n"
+            for line in _objects(answer):
+                out.write(start + line)
+                start = b",\n"
+            out.write(b"[]\n" if start == b"[\n" else b"\n]\n")
+        case "ndjson":
+            for line in _objects(answer):
+                out.write(line + b"\n")
         case "csv":
             _csv(answer, out)
         case "arrow":
@@ -89,16 +95,13 @@ def as_table(answer: Result, rows: int) -> str:
     return shown.getvalue()
 
 
-def _json(answer: Result) -> Iterator[bytes]:
-    """An array of objects, one a line; times, intervals and such as texts, NaN and infinity as null (docs/json.md)."""
+def _objects(answer: Result) -> Iterator[bytes]:
+    """Each row as an object; times, intervals and such as texts, NaN and infinity as null (docs/json.md)."""
     names = _distinct(answer.columns)
-    start = b"[\n"
     for batch in answer.readable():
         columns = [column.to_pylist() for column in batch.columns]
         for row in zip(*columns, strict=True):
-            yield start + _ENCODER.encode(dict(zip(names, row, strict=True)))
-            start = b",\n"
-    yield b"[]\n" if start == b"[\n" else b"\n]\n"
+            yield _ENCODER.encode(dict(zip(names, row, strict=True)))
 
 
 def _csv(answer: Result, out: BinaryIO) -> None:

@@ -13,7 +13,16 @@ from flows.errors import KappaError, UsageError
 from infra.cli.answer import FORMATS, write_answer
 from sinks import Result, Warehouse
 
-_SUFFIXES = {".json": "json", ".csv": "csv", ".arrow": "arrow", ".arrows": "arrow", ".parquet": "parquet", ".txt": "table"}
+_SUFFIXES = {
+    ".json": "json",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".csv": "csv",
+    ".arrow": "arrow",
+    ".arrows": "arrow",
+    ".parquet": "parquet",
+    ".txt": "table",
+}
 
 
 class AnswerNotWritten(KappaError):

@@ -130,10 +130,15 @@ def _show_status(it: Description, status: TableStatus) -> None:
         click.echo("\nledger")
         grid(["partition", "from", "to", "read", "written", "filtered", "rejected"], rows, right=set(range(1, 7)))
     click.echo("\nlast commits")
-    lines = [[str(c.version), timestamp(c.at), c.operation, count(c.rows_added), str(c.record.run) if c.record else ""] for c in it.commits]
-    grid(["version", "at", "operation", "rows", "by"], lines, right={0, 3})
-    for rule, warned in it.warned.items():
-        click.echo(f"rule {rule} warned of {count(warned)} rows (in the commits that the log holds)")
+    warned = [", ".join(f"{rule}: {count(n)}" for rule, n in (c.record.warned if c.record else {}).items()) for c in it.commits]
+    by = [str(c.record.run) if c.record else "" for c in it.commits]
+    lines = [
+        [str(c.version), timestamp(c.at), c.operation, count(c.rows_added), rules, run]
+        for c, rules, run in zip(it.commits, warned, by, strict=True)
+    ]
+    grid(["version", "at", "operation", "rows", "warned", "by"], lines, right={0, 3})
+    for rule, number in it.warned.items():
+        click.echo(f"rule {rule} warned of {count(number)} rows (in the commits that the log holds)")
 
 
 def status_json(status: TableStatus, at: datetime) -> dict[str, Any]:
@@ -183,6 +188,7 @@ def description_json(it: Description, at: datetime) -> dict[str, Any]:
                 "rows_added": commit.rows_added,
                 "files_added": commit.files_added,
                 "files_removed": commit.files_removed,
+                "warned": dict(commit.record.warned) if commit.record else {},
                 "id": commit.record.id if commit.record else None,
                 "epoch": commit.record.epoch if commit.record else None,
             }

@@ -10,15 +10,18 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from connectors.files.corrections import Correction
 from connectors.loads import Identity, LoadState
-from flows.batch import RAW, REJECTED, SYSTEM
+from flows.batch import RAW, REJECTED, SYSTEM, Batch
 from flows.fingerprint import fingerprint, type_name
 from flows.stage.codes import Code
+from flows.stage.corrections import parse
 from sinks.address import TableAddress
 from sinks.catalog import Catalog, CatalogState
 from sinks.files import WrittenFile
 from sinks.log import DeltaLog, encode, info_of, txns_of
 from sinks.record import CommitRecord
+from tests.memory import records_batch
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 EXAMPLES = {
@@ -63,11 +66,15 @@ def test_definition(tmp_path: Path) -> None:
     assert (tmp_path / "_kappa" / "definitions" / "core.airline" / f"{generation}.json").exists()
 
 
-def test_loads() -> None:
-    transactional_id, key = example("load-key")
+@pytest.mark.parametrize("name", ["load-key", "corrections-key"])
+def test_what_makes_two_loads_the_same(name: str) -> None:
+    transactional_id, key = example(name)
     identity = Identity(**json.loads(key))
     assert identity.key().decode() == key
     assert identity.transactional_id() == transactional_id
+
+
+def test_loads() -> None:
     members = json.loads(example("load-value")[1])
     assert LoadState(nbytes=members.pop("bytes"), **members).value().decode() == example("load-value")[1]
     assert json.loads(example("load-file-key")[1]) == {"load": members["load"]}
@@ -78,6 +85,14 @@ def test_loads() -> None:
 def test_records_are_written_without_blanks(name: str) -> None:
     body = example(name)[1]
     assert msgspec.json.encode(json.loads(body)).decode() == body
+
+
+def test_corrections() -> None:
+    headers = json.loads(example("correction-headers")[1])
+    correction = Correction(int(headers["kappa-row"]), "flights", 0, 4711, "staging.flights", None, b"{}")
+    assert correction.header == ("kappa-corrects", headers["kappa-corrects"].encode())
+    batch = Batch("flights", 0, 5000, 5001, records_batch([]))
+    assert parse([correction.header[1]], batch, 5000) == 4711
 
 
 def test_commit(tmp_path: Path) -> None:
