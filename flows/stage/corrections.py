@@ -21,7 +21,7 @@ from flows.stage.codes import Code
 from flows.stage.refusal import Refused, shown
 
 HEADER = "kappa-corrects"
-REMEMBERED = 100_000  # rejects of a partition; beyond, those that the tables hold are forgotten
+REMEMBERED = 100_000  # rejects of all partitions of a worker; beyond, those that the tables hold are forgotten
 
 Headers = list[dict[str, str | bytes | None]]
 
@@ -97,7 +97,7 @@ class Corrections:
         if refused:
             memory.open.update(offsets[index].as_py() for index in refused if index not in found)
         settled = _Judge(self, memory, batch, found).judge(refused) if found else Settled()
-        if len(memory.open) + len(memory.stands_for) > max(REMEMBERED, memory.limit):
+        if len(memory.open) + len(memory.stands_for) > max(REMEMBERED // len(self._memory), memory.limit):
             memory.forget(self._stored.reach(batch.partition) if self._stored else memory.start)
         return settled
 
