@@ -151,9 +151,18 @@ def feed(
             owner = Owner.claim(address, definition.schema, definition.partition_by, RUN, LOG)
             held = {p: owner.positions.get((TOPIC, p), 0) for p in log}
             positions.append(held)
-            starts = {(TOPIC, p): offset for p, offset in held.items()}
-            files = FileWriter(address, definition.schema, definition.partition_by)
-            sinks[name] = TableSink(name, TableParts(owner, starts, files, None, pool, 1000, lambda: None, lambda info: None), control)
+            parts = TableParts(
+                owner=owner,
+                starts={(TOPIC, p): offset for p, offset in held.items()},
+                pending=FileWriter(address, definition.schema, definition.partition_by).draft,
+                multiplies=False,
+                maintenance=None,
+                pool=pool,
+                flush_bytes=1000,
+                still_live=lambda: None,
+                committed=lambda info: None,
+            )
+            sinks[name] = TableSink(name, parts, control)
         batches = split(log, {p: min(held[p] for held in positions) for p in log}, cuts, marks)
         stored = StoredRejects(TOPIC, *(TableAddress(root, name, "0123456789ab-1") for name in (STAGING, REJECTS)), dict.fromkeys(log, 0))
         lane = MemorySource(batches, crash_at)
