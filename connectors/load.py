@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from connectors.files.chunk import Broken, Chunk
+from connectors.files.errors import FileUnreadable
 from connectors.files.input import InputFile
 from connectors.files.reading import read_rows, reader_options
 from connectors.loads import Identity, LoadState, await_visible, ensure_loads_topic, file_record, now, read_loads
@@ -145,6 +146,9 @@ class Loader:
             loaded = transfer.finish()
             await_visible(self._admin)  # a run that is started next reads every row
             return loaded
+        except FileUnreadable:
+            transfer.keep()
+            raise
         finally:
             producer.abandon()
 
@@ -208,6 +212,11 @@ class _Transfer:
             if self._due():
                 self._commit(done=False)
         self._watch.progress(Progress(self._file.path, self.state.load, self._rows, self._before, self._file.position, self._file.size))
+
+    def keep(self) -> None:
+        """Commit the rows before the place where the file cannot be read on; the file is not done."""
+        if self._pending_rows:
+            self._commit(done=False)
 
     def finish(self) -> Loaded:
         """Commit the last rows, and that the file is done."""

@@ -1,4 +1,4 @@
-"""Files of which each line is an event: newline-delimited JSON, and text. The bytes of a line go as they are."""
+"""Files of which each line is an event: newline-delimited JSON (or one JSON array), and text. The bytes of a line go as they are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from connectors.files.array import array_chunks, is_array
 from connectors.files.chunk import Broken, Chunk, Rows, cut, too_long
 from connectors.files.encoding import UTF8_BOM
-from connectors.files.errors import FormatMismatch
 from connectors.files.input import InputFile
 from flows.contract import Source
 
@@ -20,14 +20,14 @@ def read_text(source: Source, file: InputFile) -> Rows:
     return Rows([], _chunks(_lines(file, b"", source.max_record_bytes), source.max_record_bytes, lambda line: None))
 
 
-def read_ndjson(source: Source, file: InputFile) -> Rows:
-    """One event a line that is not blank; a line that is no object goes as it is, and ends as a reject.
+def read_json(source: Source, file: InputFile) -> Rows:
+    """One event a line that is not blank, or a member of the array that a ``.json`` file is; what is no object goes as it is, and ends
+    as a reject.
 
-    The key holds the original bytes of the key columns' members; it is null when one is missing. Raises FormatMismatch for one large array.
+    The key holds the original bytes of the key columns' members; it is null when one is missing. Raises FileUnreadable while reading.
     """
-    start = file.content().read(4096).removeprefix(UTF8_BOM).lstrip()
-    if start.startswith(b"[") and start[1:].lstrip()[:1] in (b"{", b"") and file.format == ".json":
-        raise FormatMismatch(file.path, "it is one JSON array, and not one object a line", f"jq -c '.[]' {file.path} > rows.ndjson")
+    if is_array(file):
+        return Rows([], array_chunks(file, source.max_record_bytes, key_reader(source.key)))
     lines = _lines(file, UTF8_BOM, source.max_record_bytes)
     return Rows([], _chunks(lines, source.max_record_bytes, key_reader(source.key), blank=b" \t"))
 

@@ -8,7 +8,7 @@ from connectors.files.chunk import Rows
 from connectors.files.csv import read_csv
 from connectors.files.errors import FormatMismatch
 from connectors.files.input import InputFile
-from connectors.files.lines import read_ndjson, read_text
+from connectors.files.lines import read_json, read_text
 from connectors.files.parquet import read_parquet
 from flows.contract import Dialect, Source
 
@@ -30,7 +30,7 @@ def read_rows(source: Source, file: InputFile) -> Rows:
         )
     if file.format in _PARQUET:
         return read_parquet(source, file)
-    return {"csv": read_csv, "json": read_ndjson, "text": read_text}[source.format](source, file)
+    return {"csv": read_csv, "json": read_json, "text": read_text}[source.format](source, file)
 
 
 def reader_options(source: Source, file: InputFile) -> dict[str, Any]:

@@ -82,6 +82,20 @@ def test_nothing_of_a_truncated_archive_is_sent(kafka, topic_name, tmp_path):
     assert (done.sent, done.rows) == (300_000, 300_000)
 
 
+def test_the_whole_members_of_a_broken_array_are_sent_once(kafka, topic_name, tmp_path):
+    path = tmp_path / "f.json"
+    path.write_bytes(b'[{"id":1}, {"id":1.10}, {"id":')
+    loader = Loader(kafka.config, source(topic_name, "json"))
+    for _ in range(2):
+        with pytest.raises(FileUnreadable, match="not closed"):
+            loader.load(path)
+        assert [event.value for event in peek(kafka.config, topic_name, 9, "earliest")] == [b'{"id":1}', b'{"id":1.10}']
+    path.write_bytes(b'[{"id":1}, {"id":1.10}, {"id":3}]')
+    with pytest.raises(FileChanged):
+        loader.load(path)
+    assert loader.load(path, again=True).sent == 3
+
+
 def test_a_file_that_changed_while_half_loaded_is_an_error(loading):
     loading.start(KAPPA_FAULT="load.after-commit:1").communicate(timeout=60)
     sent = len(loading.committed())
