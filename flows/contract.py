@@ -63,6 +63,12 @@ class Dialect(Model):
     encoding: str = "utf-8"
 
 
+class Sheet(Model):
+    """Which sheet of a spreadsheet ``kappa load`` reads; without a name the first."""
+
+    name: str | None = Field(None, min_length=1)
+
+
 class Source(Model):
     """A source. ``name`` is the file's stem; ``columns`` keep the file's order, which is the order of the staging table's columns."""
 
@@ -79,6 +85,7 @@ class Source(Model):
     corrections: bool = False
     raw: bool = True
     csv: Dialect = Dialect()
+    sheet: Sheet = Sheet()
     max_record_bytes: int = Field(1024 * 1024, ge=1024, le=16 * 1024 * 1024)
     partitions: int = Field(1, ge=1, le=10_000)
     replication_factor: int = Field(-1, ge=-1)

@@ -10,15 +10,24 @@ from connectors.files.errors import FormatMismatch
 from connectors.files.input import InputFile
 from connectors.files.lines import read_json, read_text
 from connectors.files.parquet import read_parquet
+from connectors.files.sheet import SHEETS, read_sheet
 from flows.contract import Dialect, Source
 
 _PARQUET = (".parquet", ".pq")
-_OF_ANOTHER_FORMAT = {"csv": (".ndjson", ".jsonl", ".json"), "json": (".csv", ".tsv"), "text": _PARQUET}
-_INSTEAD = {".csv": "csv", ".tsv": "csv", ".ndjson": "json", ".jsonl": "json", ".json": "json", ".parquet": "json", ".pq": "json"}
+_OF_ANOTHER_FORMAT = {"csv": (".ndjson", ".jsonl", ".json"), "json": (".csv", ".tsv"), "text": (*_PARQUET, *SHEETS)}
+_INSTEAD = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".ndjson": "json",
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "json",
+    ".pq": "json",
+} | dict.fromkeys(SHEETS, "csv")
 
 
 def read_rows(source: Source, file: InputFile) -> Rows:
-    """The rows of a file as events of ``source``: the source's format, or Parquet by the file's name.
+    """The rows of a file as events of ``source``: the source's format, or Parquet or a spreadsheet by the file's name.
 
     Raises FormatMismatch, HeaderInvalid or FileUnreadable; all three name the file.
     """
@@ -30,6 +39,8 @@ def read_rows(source: Source, file: InputFile) -> Rows:
         )
     if file.format in _PARQUET:
         return read_parquet(source, file)
+    if file.format in SHEETS:
+        return read_sheet(source, file)
     return {"csv": read_csv, "json": read_json, "text": read_text}[source.format](source, file)
 
 
@@ -41,7 +52,9 @@ def reader_options(source: Source, file: InputFile) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if file.format in _PARQUET:
         return options
-    if source.format == "csv":
+    if file.format in SHEETS:
+        options = {} if source.sheet.name is None else {"sheet": source.sheet.name}
+    elif source.format == "csv":
         dialect, default = source.csv, Dialect()
         options = {"delimiter": dialect.delimiter, "null": list(dialect.null)}
         for name in ("quote", "header", "encoding"):

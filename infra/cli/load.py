@@ -30,7 +30,8 @@ SAY_EVERY_S = 10.0
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def load(folder: Path, source: str, paths: tuple[str, ...], again: bool, as_json: bool) -> int:
-    """Send files to a source's topic, exactly once: CSV, NDJSON, JSON arrays, text and Parquet; files, folders, globs; .gz and .zst.
+    """Send files to a source's topic, exactly once: CSV, NDJSON, JSON arrays, text, Parquet and spreadsheets; files,
+    folders, globs; .gz and .zst.
 
     A file is known by its content: loaded already, it is skipped. Kill a load at any moment and run it again: it goes on after the last
     row sent. A row that cannot be read becomes an event too, and ends in the source's rejects with its file and line.

@@ -20,7 +20,7 @@ def source() -> None:
 @click.option("--name", help="The source's name (default: the file's or the topic's).")
 @click.pass_obj
 def infer(folder: Path, data: str, name: str | None) -> None:
-    """Print a source for the records of a file (CSV, NDJSON, Parquet, text; .gz and .zst too) or of a topic.
+    """Print a source for the records of a file (CSV, NDJSON, a JSON array, Parquet, a spreadsheet, text; .gz and .zst too) or of a topic.
 
     Every record that is looked at passes the contract that is printed. Where it guessed, a comment says so.
 

@@ -14,6 +14,7 @@ from duckdb.sqltypes import DuckDBPyType
 
 from connectors.files.input import InputFile
 from connectors.files.reading import read_rows
+from connectors.files.sheet import SHEETS
 from connectors.peek import peek
 from flows.contract import Column, Dialect, Source
 from flows.errors import KappaError
@@ -28,7 +29,7 @@ _ASCII = bytes(range(128)) + b"x" * 128  # what DuckDB sniffs must be UTF-8, and
 _PARQUET = (".parquet", ".pq")
 _FORMATS: dict[str, Format] = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
-    **dict.fromkeys((".ndjson", ".jsonl", ".json", *_PARQUET), "json"),
+    **dict.fromkeys((".ndjson", ".jsonl", ".json", *_PARQUET, *SHEETS), "json"),
 }
 
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +27,7 @@ from flows.plan import analyse
 from flows.project import load_project
 from flows.stage import Stage
 from infra.cli import cli
+from infra.infer.contract import propose
 from infra.infer.sample import format_of, of_file
 from infra.infer.verify import record_batch
 
@@ -265,3 +267,16 @@ def test_any_json_passes_the_contract_that_is_proposed(rows: list[dict[str, Any]
         file = Path(folder) / "t.ndjson"
         file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
         assert "id" in infer(file).columns
+
+
+def test_a_spreadsheet_and_an_array_are_proposed_as_json(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["id", "day"], [1, "2013-01-01"], [2, "2013-01-02"]):
+        book.active.append(row)
+    book.save(tmp_path / "days.xlsx")
+    (tmp_path / "days.json").write_bytes(b'[{"id": 1, "day": "2013-01-01"},\n {"id": 2, "day": "2013-01-02"}]')
+    for name in ("days.xlsx", "days.json"):
+        proposed = propose(of_file(tmp_path / name), "days", "days", name).toml()
+        assert 'format = "json"' in proposed
+        assert 'id = "bigint not null"' in proposed
+        assert 'day = "date not null"' in proposed
