@@ -8,11 +8,14 @@ from pathlib import Path
 
 from connectors.files.errors import FilesNotFound
 
+TEMPORARY = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")  # ends of names; Office's locks begin with ~$
+
 
 def find_files(paths: Iterable[str]) -> list[Path]:
     """The files of files, folders (all that is in them, sorted) and globs (sorted, ``**`` too), each once.
 
-    Names that begin with ``.`` or ``_`` inside a folder are left out, as Spark and Hive do (``_SUCCESS``). Raises FilesNotFound.
+    Names that begin with ``.`` or ``_`` inside a folder are left out, as Spark and Hive do (``_SUCCESS``), and those of files that
+    a program is still writing (``TEMPORARY``). Raises FilesNotFound.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -41,5 +44,6 @@ def _expand(path: str) -> Iterator[Path]:
 
 def _inside(folder: Path) -> Iterator[Path]:
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts):
+        hidden = any(part.startswith((".", "_", "~$")) for part in file.relative_to(folder).parts)
+        if file.is_file() and not hidden and not file.name.lower().endswith(TEMPORARY):
             yield file

@@ -259,7 +259,7 @@ def test_columns_that_the_contract_does_not_name_go_through_and_missing_ones_are
 
 
 def test_paths(tmp_path):
-    for name in ("b.csv", "a.csv", ".hidden.csv", "_SUCCESS", "sub/c.csv"):
+    for name in ("b.csv", "a.csv", ".hidden.csv", "_SUCCESS", "~$a.xlsx", "a.csv~", "a.csv.PART", "sub/c.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     inside = [tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "sub/c.csv"]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from flows.contract import Dialect, Rule, Source
+from flows.contract import Dialect, Rule, Sheet, Source
 from flows.settings import parse_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_every_field_of_a_source_is_on_the_page(heading: str, model: type[BaseMo
             assert default == str(list(expected)).replace("'", '"'), name
         elif expected is PydanticUndefined or expected is None:
             assert default == "—", name
-        elif isinstance(expected, Dialect):
+        elif isinstance(expected, (Dialect, Sheet)):
             assert default == "see below", name
         else:
             assert default == (str(expected).lower() if isinstance(expected, bool) else str(expected)), name
