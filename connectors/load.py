@@ -122,7 +122,8 @@ class Loader:
             state = self._known.states.get(identity.key())
             if state is not None and state.done and state.topic_id == self._topic_id and not again:
                 return Loaded(path, state, 0, 0, already=True)  # what is done stays done: this saves a producer
-            file.check_compression()
+            if self._source.documents is None:
+                file.check_compression()
             return self._send(file, identity, again=again)
 
     def _send(self, file: InputFile, identity: Identity, *, again: bool) -> Loaded:

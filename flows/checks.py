@@ -54,6 +54,8 @@ def _problems(source: Source) -> Iterator[_Located]:
     yield from _reference_problems(source)
     if source.format == "text":
         yield from _text_problems(source)
+    if source.documents is not None and source.format != "json":
+        yield ("format",), (f"[documents] makes JSON objects of files, and the format is {source.format}", 'format = "json"')
 
 
 def _column_problems(source: Source) -> Iterator[_Located]:

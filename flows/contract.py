@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from flows.batch import SYSTEM
 from flows.types import ColumnType, parse_type
@@ -69,6 +69,26 @@ class Sheet(Model):
     name: str | None = Field(None, min_length=1)
 
 
+class Documents(Model):
+    """Each file that ``kappa load`` takes is one event. ``content``: as a text, as bytes, or not at all; of larger files than ``max_bytes``
+    the event has no content, only where they are.
+    """
+
+    content: Literal["text", "binary", "none"] = "text"
+    max_bytes: int = Field(512 * 1024, ge=0, le=8 * 1024 * 1024)
+
+
+_DOCUMENT = {
+    "uri": "varchar not null",
+    "name": "varchar not null",
+    "media_type": "varchar not null",
+    "size_bytes": "bigint not null",
+    "modified_at": "timestamptz not null",
+    "sha256": "varchar not null",
+    "content": "varchar",
+}
+
+
 class Source(Model):
     """A source. ``name`` is the file's stem; ``columns`` keep the file's order, which is the order of the staging table's columns."""
 
@@ -86,11 +106,23 @@ class Source(Model):
     raw: bool = True
     csv: Dialect = Dialect()
     sheet: Sheet = Sheet()
+    documents: Documents | None = None
     max_record_bytes: int = Field(1024 * 1024, ge=1024, le=16 * 1024 * 1024)
     partitions: int = Field(1, ge=1, le=10_000)
     replication_factor: int = Field(-1, ge=-1)
     topic_config: dict[str, str] = {}
     description: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _document_contract(cls, values: Any) -> Any:
+        """A source of documents needs no contract of its own."""
+        if not isinstance(values, dict) or values.get("documents") is None or "columns" in values:
+            return values
+        documents = values["documents"]
+        content = documents.get("content") if isinstance(documents, dict) else documents.content
+        columns = {**_DOCUMENT, "content": "blob"} if content == "binary" else _DOCUMENT
+        return {"format": "json", "key": ("uri",), "event_time": "modified_at", **values, "columns": dict(columns)}
 
     @cached_property
     def contract_schema(self) -> pa.Schema:

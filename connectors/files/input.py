@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import zlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -72,6 +73,12 @@ class InputFile:
     def position(self) -> int:
         """How many bytes on disk have been read (a little ahead of the rows)."""
         return self.file.tell()
+
+    @property
+    def modified_at(self) -> str:
+        """When the file was last written, UTC, as ISO 8601 with microseconds."""
+        seconds, rest = divmod(os.fstat(self.file.fileno()).st_mtime_ns, 1_000_000_000)
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest // 1000:06}Z"
 
     @property
     def changed(self) -> bool:

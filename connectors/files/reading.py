@@ -6,6 +6,7 @@ from typing import Any
 
 from connectors.files.chunk import Rows
 from connectors.files.csv import read_csv
+from connectors.files.documents import read_document
 from connectors.files.errors import FormatMismatch
 from connectors.files.input import InputFile
 from connectors.files.lines import read_json, read_text
@@ -27,10 +28,13 @@ _INSTEAD = {
 
 
 def read_rows(source: Source, file: InputFile) -> Rows:
-    """The rows of a file as events of ``source``: the source's format, or Parquet or a spreadsheet by the file's name.
+    """The rows of a file as events of ``source``: the source's format, or Parquet or a spreadsheet by the file's name; with ``[documents]``
+    the file itself.
 
     Raises FormatMismatch, HeaderInvalid or FileUnreadable; all three name the file.
     """
+    if source.documents is not None:
+        return read_document(source, file)
     if file.format in _OF_ANOTHER_FORMAT[source.format]:
         raise FormatMismatch(
             file.path,
@@ -50,6 +54,8 @@ def reader_options(source: Source, file: InputFile) -> dict[str, Any]:
     For delimited files: ``delimiter`` and ``null`` always, the others where they are not the default.
     """
     options: dict[str, Any] = {}
+    if source.documents is not None:  # the same content elsewhere is another document
+        return {"uri": file.uri, "content": source.documents.content, "max_bytes": source.documents.max_bytes}
     if file.format in _PARQUET:
         return options
     if file.format in SHEETS:

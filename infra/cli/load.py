@@ -52,13 +52,15 @@ def load(folder: Path, source: str, paths: tuple[str, ...], again: bool, as_json
     if source not in project.sources and project.findings:
         raise ProjectInvalid(project.findings)
     definition = project.source(source)
-    files = find_files(paths)
-    addresses = resolve(project)
-    calm()
     results: list[Loaded] = []
     failures: list[KappaError] = []
+    files = find_files(paths, failures.append)
+    addresses = resolve(project)
+    calm()
     display = _Bar() if sys.stderr.isatty() else _Lines()
     with display, Mirror.of(project, addresses, display.say) as mirror:
+        for unreadable in failures:
+            display.say(f"error: {unreadable}")
         loader = Loader(addresses.kafka, definition, Watch(display.say, display.show, mirror.load))
         for file in files:
             started_at = time.monotonic()
