@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.errors import KappaError
 from flows.types import UTC_MICROSECONDS
@@ -93,7 +94,8 @@ class Staged:
     """What the contract made of a batch.
 
     ``rows``: the columns of staging.<source> (contract columns in order, ``_extra`` varchar with extra = keep, then SYSTEM);
-    ``rejects``: REJECTED rows, one a refused record; ``filtered``: offsets left out by policy (null_values = delete);
+    ``rejects``: REJECTED rows, one a refused record; ``filtered``: offsets left out by policy (null_values = delete); ``deletes``: the keys
+    of those, as far as the source has a key: its columns, then SYSTEM, None when there are none;
     ``warned``: rule name -> offsets of rows that broke a rule with on_failure = warn (they are in ``rows``).
     Every offset of the batch is in exactly one of rows, rejects and filtered.
     """
@@ -102,6 +104,7 @@ class Staged:
     rejects: pa.Table
     filtered: pa.Int64Array
     warned: Mapping[str, pa.Int64Array] = field(default_factory=dict)
+    deletes: pa.Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +113,18 @@ class Transformed:
 
     ``rows``: the SELECT's columns, then SYSTEM (and ``_row`` int where unnest multiplies); ``filtered``: offsets that the SQL left
     out, found by evaluating its conditions; ``rejects``: REJECTED rows (code transform_error) for the records on which the SQL
-    raised. Every input offset is in exactly one of the three.
+    raised. Every input offset is in exactly one of the three. ``deleting``: offsets of records without a value, each of which
+    is a tombstone among ``rows``.
     """
 
     rows: pa.Table
     filtered: pa.Int64Array
     rejects: pa.Table
+    deleting: pa.Int64Array = field(default_factory=lambda: NO_OFFSETS)
+
+    def left_out(self, filtered: pa.Int64Array) -> pa.Int64Array:
+        """Of the upstream's filtered offsets those that this table leaves out as well."""
+        return filtered.filter(pc.invert(pc.is_in(filtered, self.deleting))) if len(self.deleting) else filtered
 
 
 @dataclass(frozen=True, slots=True)

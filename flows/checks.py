@@ -98,6 +98,7 @@ def _reference_problems(source: Source) -> Iterator[_Located]:
             yield ("key",), (f"the key column {name} is not in the contract", near(name, names, "a column of [columns]"))
     if len(set(source.key)) != len(source.key):
         yield ("key",), ("the key names a column twice", "each column once")
+    yield from _key_format_problems(source)
     if source.event_time is None:
         return
     if source.event_time not in source.columns:
@@ -111,6 +112,19 @@ def _reference_problems(source: Source) -> Iterator[_Located]:
     elif (kind := _arrow(source, source.event_time)) is not None and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         fix = f'{source.event_time} = "timestamptz", or an event_time that is timestamptz, timestamp or date'
         yield ("event_time",), (f"the event time {source.event_time} is {source.columns[source.event_time].text}, not a time", fix)
+
+
+def _key_format_problems(source: Source) -> Iterator[_Located]:
+    if source.key_format != "text" or not source.key:
+        return
+    if len(source.key) > 1:
+        cause = f"key_format is text, and the key has {len(source.key)} columns: a text is one value"
+        yield ("key_format",), (cause, 'key_format = "json", or a key of one column')
+    for name in source.key:
+        kind = _arrow(source, name)
+        if kind is not None and (pa.types.is_nested(kind) or source.columns[name].text.lower() == "json"):
+            cause = f"key_format is text, and the key column {name} is {source.columns[name].text}, which no text names"
+            yield ("key_format",), (cause, 'key_format = "json", or a key of a scalar type')
 
 
 def _arrow(source: Source, name: str) -> pa.DataType | None:

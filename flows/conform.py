@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.batch import REJECTED, Batch, Transformed
+from flows.batch import NO_OFFSETS, REJECTED, Batch, Transformed
 from flows.database import Database
 from flows.errors import KappaError
 from flows.plan import Node
 from flows.sql.rewrite import ROW, UPSTREAM, Part
 from flows.stage.codes import Code
-from flows.upsert import without_values
+from flows.upsert import tombstones, without_values
 
 # What a record's values can make DuckDB raise. Anything else (memory, an interrupt, a fault of DuckDB) is not the record's.
 _RECORD_ERRORS = (duckdb.DataError, duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.NotSupportedError)
@@ -55,9 +55,10 @@ class Conform:
         self._partition_texts = [name for name in node.partition_by if pa.types.is_string(node.schema.field(name).type)]
         self._cursor = (database or Database()).cursor()
 
-    def conform(self, rows: pa.Table, batch: Batch) -> Transformed:
+    def conform(self, rows: pa.Table, batch: Batch, deletes: pa.Table | None = None) -> Transformed:
         """Transform the upstream's ``rows`` of ``batch``, which are sorted by ``_offset`` (and ``_row``).
 
+        ``deletes``: the keys of records without a value, which an upsert table may take as tombstones.
         Rejects carry the key, value and headers of the batch's records. Raises TransformFailed and TransformUnbalanced.
         """
         outcome = _Outcome()
@@ -70,11 +71,16 @@ class Conform:
                 cause=str(error),
                 next_step="kappa run again; if memory was short, with a greater run.memory_limit in warehouse.toml",
             ) from error
-        outcome.rejected.sort()
         made = pa.concat_tables(outcome.rows) if outcome.rows else self.node.schema.empty_table()
         filtered = np.sort(np.concatenate(outcome.filtered)) if outcome.filtered else np.empty(0, np.int64)
         self._check(rows, made, filtered, outcome.rejected, batch)
-        return Transformed(made, pa.array(filtered), _rejects(outcome.rejected, batch))
+        deleting = NO_OFFSETS
+        if deletes is not None and self.node.upsert is not None and self.node.upsert.delete_key:
+            deleting = deletes.column("_offset").combine_chunks()
+            gone = tombstones(self.node.schema, self.node.upsert, deletes)
+            made = pa.concat_tables([made, self._without_empty_partitions(gone, outcome)])
+        outcome.rejected.sort()
+        return Transformed(made, pa.array(filtered), _rejects(outcome.rejected, batch), deleting)
 
     def close(self) -> None:
         """Free the cursor."""

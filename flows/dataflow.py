@@ -40,7 +40,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A batch on its way through the tables: what one table made of it. ``filtered`` and ``rejected`` include the ancestors'."""
+    """A batch on its way through the tables: what one table made of it. ``filtered`` and ``rejected`` include the ancestors';
+    ``deletes``: of staging.<source>, keys of records without a value, which are ``filtered`` there (flows.batch.Staged).
+    """
 
     batch: Batch
     rows: pa.Table
@@ -49,6 +51,7 @@ class Work:
     rejected: pa.Int64Array
     rejected_upstream: pa.Int64Array = field(default_factory=lambda: NO_OFFSETS)
     warned: Mapping[str, pa.Int64Array] = field(default_factory=dict)
+    deletes: pa.Table | None = None
     failure: Failure | None = None
 
 
@@ -165,7 +168,7 @@ class Staging:
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             return _dead(batch, self._empty, _failed(self._control, self._table, batch, error))
         rejected = _offsets(staged.rejects)
-        return Work(batch, staged.rows, staged.rejects, staged.filtered, rejected, warned=staged.warned)
+        return Work(batch, staged.rows, staged.rejects, staged.filtered, rejected, warned=staged.warned, deletes=staged.deletes)
 
 
 class Conforming:
@@ -189,7 +192,7 @@ class Conforming:
         if failure is not None:
             return _dead(batch, self._empty, failure)
         try:
-            made = self._conform.get().conform(upstream.rows, batch)
+            made = self._conform.get().conform(upstream.rows, batch, upstream.deletes)
             self._count_rejects(made.rejects.num_rows)
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             return _dead(batch, self._empty, _failed(self._control, table, batch, error))
@@ -197,7 +200,7 @@ class Conforming:
             batch,
             made.rows,
             made.rejects,
-            pa.concat_arrays([upstream.filtered, made.filtered]),
+            pa.concat_arrays([made.left_out(upstream.filtered), made.filtered]),
             pa.concat_arrays([upstream.rejected, _offsets(made.rejects)]),
             rejected_upstream=upstream.rejected,
             warned={},

@@ -144,6 +144,7 @@ def type_name(kind: pa.DataType) -> str:
 def _table(node: Node, upstream: Definition) -> dict[str, Any]:
     """What decides the rows, the columns and the files of a streaming table. Its SQL holds ``delete_when`` and a computed sequence."""
     upsert = {} if node.upsert is None else dataclasses.asdict(node.upsert) | {"key": list(node.upsert.key)}
+    upsert.pop("delete_key", None)  # which the source's definition decides
     return {
         "sql": node.sql,
         "columns": [[field.name, type_name(field.type)] for field in node.schema],

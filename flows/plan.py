@@ -19,7 +19,7 @@ from flows.sql.storage import cast_sql, casts, probe_sql, stored_schema
 from flows.sql.tree import Problem, SqlRefused, text
 from flows.summary import Summary, analyse_summary, problems
 from flows.toml_lines import line_of
-from flows.upsert import Declared, Upsert, check_partitions, declare
+from flows.upsert import Declared, Upsert, check_partitions, declare, take_null_values
 
 ROW_FIELD = pa.field(ROW, pa.int32(), nullable=False)
 
@@ -228,8 +228,11 @@ class _Analysis:
         columns = stored_schema(program.columns, program.lines)
         rows = [ROW_FIELD] if program.ordinals else []
         partition_by = self._partition_by(table, columns)
+        upsert: Upsert | None = None
         if declared is not None:
             check_partitions(partition_by, declared.upsert, program.lineage, program.bare)
+            source = self.project.sources[self._source_of(chained.upstream)]
+            upsert = take_null_values(declared.upsert, source, chained.upstream, program.bare, partition_by)
         targets = casts(program.columns, columns, self.binder)
         names = [*columns.names, *SYSTEM.names, *program.ordinals]
         computed = program.computed_sql
@@ -250,7 +253,7 @@ class _Analysis:
             probe=_probe(program, targets),
             partition_by=partition_by,
             lineage={name: self._origins(chained.upstream, sources) for name, sources in program.lineage.items()},
-            upsert=declared.upsert if declared else None,
+            upsert=upsert,
         )
 
     def _summary(self, query: Query) -> None:

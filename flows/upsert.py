@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.batch import SYSTEM
 from flows.contract import Source
 from flows.project import TableFile
 from flows.sql.bind import Binder, Bound, near
@@ -27,18 +28,25 @@ DELETED = "_deleted"
 class Upsert:
     """How the rows of a table replace one another. ``key``: columns, never null; ``sequence``: the column whose greatest value is the
     latest (nulls first), None when the log's own order decides; ``tombstone_retention_s``: how long deleted keys are remembered (None:
-    for ever).
+    for ever); ``delete_key``: for each column of the key that of the source's key, where a record without a value deletes a row; else
+    empty.
     """
 
     key: tuple[str, ...]
     sequence: str | None
     tombstone_retention_s: float | None = None
+    delete_key: tuple[str, ...] = ()
 
     @property
     def cluster(self) -> tuple[str, ...]:
         """The key in the order by which files are cut: the sequence first where it is part of the key, so that recent keys lie together."""
         first = [name for name in self.key if name == self.sequence]
         return (*first, *(name for name in self.key if name not in first))
+
+    @property
+    def open_sequence(self) -> str | None:
+        """The column of the sequence, when deletes may come without one: records without a value have the key alone."""
+        return self.sequence if self.delete_key and self.sequence not in self.key else None
 
     def order(self, row: bool) -> tuple[str, ...]:
         """The columns by which the latest row of a key is chosen, nulls first. ``row``: a record may have several rows."""
@@ -151,6 +159,48 @@ def check_partitions(
                 f"partition_by names {name}, which is not computed from the key alone: a newer row of a key could lie in another partition"
             )
             raise _refused("partition_by", cause, f"a column computed from {', '.join(upsert.key)}, or {name} as part of the key")
+
+
+def take_null_values(upsert: Upsert, source: Source, upstream: str, bare: Mapping[str, str], partition_by: tuple[str, ...]) -> Upsert:
+    """``upsert`` with the deletes of a source that says ``null_values = "delete"``: a record without a value names its Kafka key alone.
+
+    ``bare``: columns that are the upstream's as they are. Raises SqlRefused when the Kafka key does not say which row is meant.
+    """
+    if source.null_values != "delete":
+        return upsert
+    deletes = f'a record of {source.name} without a value deletes a row (null_values = "delete")'
+    if not source.key:
+        raise _refused("key", f"{deletes}, and the source has no key to name it by", f"key = [...] in sources/{source.name}.toml")
+    if upstream != f"staging.{source.name}":
+        raise _refused("key", f"{deletes}, and {upstream} does not pass it on", f"FROM staging.{source.name}")
+    found = tuple(bare.get(name, "") for name in upsert.key)
+    if sorted(found) != sorted(source.key):
+        cause = f"{deletes} by its Kafka key, which is {', '.join(source.key)}, and the key here is {', '.join(upsert.key)}"
+        fix = f'key = the columns {", ".join(source.key)} as they are; or null_values = "reject" there and delete_when here'
+        raise _refused("key", cause, fix)
+    for name in partition_by:
+        if name not in upsert.key:
+            cause = f"partition_by names {name}, which is computed: {deletes}, and has nothing but its key"
+            raise _refused("partition_by", cause, f"one of {', '.join(upsert.key)}")
+    return replace(upsert, delete_key=found)
+
+
+def tombstones(schema: pa.Schema, upsert: Upsert, deletes: pa.Table) -> pa.Table:
+    """Rows of an upsert table: a tombstone for each of ``deletes``, which are the source's key and SYSTEM of records without a value.
+
+    Its sequence is null: what it deletes is known where the table's rows are (sinks.merge).
+    """
+    given = dict(zip(upsert.key, upsert.delete_key, strict=True)) | {name: name for name in SYSTEM.names}
+    count = deletes.num_rows
+    columns = [
+        pa.repeat(pa.scalar(True), count)
+        if field.name == DELETED
+        else deletes.column(given[field.name]).cast(field.type)
+        if field.name in given
+        else pa.nulls(count, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def without_values(rows: pa.Table, kept: tuple[str, ...]) -> pa.Table:

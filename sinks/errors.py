@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flows.errors import KappaError
@@ -131,3 +131,18 @@ def unbalanced(span: Span) -> str:
 def describe(log: LogIdentity, topic: str) -> str:
     """A topic's identity, for people."""
     return f"topic id {log.topics.get(topic, 'unknown')} in cluster {log.cluster}"
+
+
+class KeyMoved(KappaError):
+    """A key of an upsert table came from two partitions of the log, and a record without a value would delete it in one of them."""
+
+    def __init__(self, table: str, key: Mapping[str, object], partitions: tuple[int, int]) -> None:
+        shown = ", ".join(f"{name} = {value!r}" for name, value in key.items())
+        super().__init__(
+            f"{table}: the key {shown} is in partitions {partitions[0]} and {partitions[1]}",
+            cause="what a record without a value deletes would depend on which partition is read first",
+            next_step=(
+                "send all records of a key to one partition, as Kafka's producers do by key, to a new topic; or say "
+                f'null_values = "reject" in the source, delete_when in {table}, and kappa run --rebuild {table}'
+            ),
+        )

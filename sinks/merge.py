@@ -7,7 +7,7 @@ written anew. Files are independent of one another and merged by several threads
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 
 from flows.database import Cursor, Database
 from flows.upsert import DELETED
+from sinks.deletes import refuse_moved, with_sequence, without_sequence
+from sinks.errors import KeyMoved
 from sinks.files import Change, FileWriter, OldFile, WrittenFile
 from sinks.keys import Keys, Latest
 from sinks.leaves import PREFIX, Leaf, Leaves, Values, route
@@ -47,7 +49,8 @@ class Merge:
     """Merges commit after commit into one table, whose files it remembers. ``version``: the owner's last; ``leaf_bytes``: of Arrow.
 
     The rows that are given have the table's columns and ``_deleted``. A table without that column keeps no tombstones: what is deleted is
-    gone. ``tombstone_retention_s``: how long one with it does, None for ever.
+    gone. ``tombstone_retention_s``: how long one with it does, None for ever. ``open_sequence``: the column of the sequence, when
+    deletes may come without one (sinks.deletes).
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Merge:
         pool: Executor,
         *,
         tombstone_retention_s: float | None = None,
+        open_sequence: str | None = None,
         leaf_rows: int = LEAF_ROWS,
         leaf_bytes: int = LEAF_BYTES,
         duckdb_bytes: int | None = None,
@@ -67,6 +71,7 @@ class Merge:
         self._forgets = DELETED not in writer.schema.names
         self._given = replace(writer, schema=writer.schema.append(_FLAG)) if self._forgets else writer
         self._retention_s = tombstone_retention_s
+        self._open_sequence = open_sequence
         self._version = version
         self._pool = pool
         self._leaf_rows = leaf_rows
@@ -100,12 +105,28 @@ class Merge:
             foreign = {old: self._read(old) for old in leaves.others.get(values, ())}
             part = given.get(values, self._given.stored.empty_table())
             own = leaves.leaves.get(values, ())
+            part = self._with_sequence(part, own, foreign.values())
             for latest in self._latest(pa.concat_tables([part, *foreign.values()]), own):
                 for leaf, start, end in route(own, latest.keys):
                     jobs.append(self._pool.submit(self._leaf, values, leaf, latest.slice(start, end), horizon))
             done += [_Merged(values, old, [], [], -_tombstones(its)) for old, its in foreign.items()]
         wait(jobs)
         return done + [merged for job in jobs if (merged := job.result()) is not None]
+
+    def _with_sequence(self, part: pa.Table, leaves: Sequence[Leaf], foreign: Iterable[pa.Table]) -> pa.Table:
+        """``part`` with a sequence for each delete that has none. Raises KeyMoved."""
+        sequence = self._open_sequence
+        if sequence is None:
+            return part
+        refuse_moved(part, self.keys, self.writer.address.name, self.cursor)
+        bare = part.filter(without_sequence(part, sequence))
+        if not bare.num_rows:
+            return part
+        found = route(leaves, self.keys.latest(bare, self.cursor).keys)
+        columns = self.keys.narrow(part).column_names[:-1]
+        stored = [self._read(leaf.file).select(columns) for leaf, *_ in found if leaf is not None]
+        given = [part.slice(0, 0).select(columns), *stored, *(table.select(columns) for table in foreign)]
+        return with_sequence(part, pa.concat_tables(given), self.keys, sequence, self.cursor)
 
     def _latest(self, rows: pa.Table, leaves: Sequence[Leaf]) -> list[Latest]:
         """The latest row of each key: of many rows in two parts, cut between two leaves, by two threads."""
@@ -145,9 +166,12 @@ class Merge:
         """``old`` with what is newer in the places of what it outranks, and new keys in key order; None when nothing is newer."""
         keys, count = self.keys, old.num_rows
         newer = keys.newer_sql("part", "old")
-        sql = f"SELECT old._i AS i, part._i AS j, {newer} AS newer FROM old JOIN part ON {keys.same_sql('old', 'part')}"
+        moved = "false AS moved" if self._open_sequence is None else "old._partition <> part._partition AS moved"
+        sql = f"SELECT old._i AS i, part._i AS j, {newer} AS newer, {moved} FROM old JOIN part ON {keys.same_sql('old', 'part')}"
         found = cursor.query(sql, old=keys.narrow(old), part=keys.narrow(latest.rows).append_column("_o", latest.orders))
         i, j, newer = (found.column(name).to_numpy() for name in ("i", "j", "newer"))
+        if (away := found.column("moved").to_numpy()).any():
+            self._refuse_moved(old.slice(i[away][0], 1), latest.rows.slice(j[away][0], 1))
         new = np.ones(len(latest.keys), bool)
         new[j] = False
         inserted = np.flatnonzero(new)
@@ -159,6 +183,12 @@ class Merge:
         if len(inserted):
             places = self._in_order(both, np.concatenate([places, count + inserted]), len(inserted), cursor)
         return both.combine_chunks().take(pa.array(places))
+
+    def _refuse_moved(self, *rows: pa.Table) -> None:
+        """Raises KeyMoved for two rows of a key."""
+        (one, other) = (row.to_pylist()[0] for row in rows)
+        key = {name: one[name] for name in self.keys.columns}
+        raise KeyMoved(self.writer.address.name, key, (one["_partition"], other["_partition"]))
 
     def _in_order(self, both: pa.Table, places: Any, inserted: int, cursor: Cursor) -> Any:
         """``places``, of which the last ``inserted`` are sorted apart, in key order as a whole."""

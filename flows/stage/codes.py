@@ -44,7 +44,7 @@ DESCRIPTIONS: dict[Code, str] = {
     Code.WRONG_TYPE: "the field has another JSON type than its column: a string for a number, `1.0` for an integer",
     Code.BAD_VALUE: "the field's text is not one of its type's grammar, or is not a value of it (a 30th of February, NaN)",
     Code.OUT_OF_RANGE: "the value is well formed and the column's type cannot hold it exactly",
-    Code.NULL_KEY: "a column of the source's key is null or absent, or one of an upsert table's key is null",
+    Code.NULL_KEY: "a column of the source's or an upsert table's key is null or absent, or a record has neither value nor key",
     Code.RULE: 'a rule of the contract with `on_failure = "reject"` is false for the row, or fails on it',
     Code.TRANSFORM_ERROR: "the SQL of a table fails on this record, or gives an empty text for a partition column",
     Code.PARKED: "the record was set aside by an operator",

@@ -13,6 +13,7 @@ from flows.stage.buffers import Mask, invalid_utf8
 from flows.stage.codes import Code
 from flows.stage.corrections import Corrections, Settled, Stored
 from flows.stage.decoder import Decoded, Decoder
+from flows.stage.deletes import KeyReader, deletes
 from flows.stage.marks import Marked
 from flows.stage.refusal import Refused, rejected, shown
 from flows.stage.rules import Rules
@@ -29,6 +30,7 @@ class Stage:
         self._source = source
         self._corrections = Corrections(source.name, stored) if source.corrections else None
         self._decoder = Decoder(source, fast=fast) if source.format != "text" else None
+        self._keys = KeyReader(source) if source.null_values == "delete" and source.key else None
         self._rules = Rules(source, database or Database())
         if source.format == "text" and [field.type for field in source.contract_schema] != [pa.string()]:
             raise ValueError(f"source {source.name}: format text needs exactly one varchar column")
@@ -45,6 +47,7 @@ class Stage:
         """
         marked = Marked(batch.records.column("headers"))
         refused, filtered = self._screen(batch.records, marked)
+        keys = self._read_keys(batch.records, refused, filtered)
         left_out = np.zeros(batch.records.num_rows, np.bool_)
         left_out[list(refused)] = True
         left_out[filtered] = True
@@ -65,7 +68,18 @@ class Stage:
         order = sorted(refused)
         rejects = rejected(batch, order, [refused[index] for index in order])
         offsets = batch.records.column("_offset")
-        return Staged(rows, rejects, offsets.take(pa.array(filtered, pa.int64())), warned)
+        return Staged(rows, rejects, offsets.take(pa.array(filtered, pa.int64())), warned, _deletes(keys, filtered, batch))
+
+    def _read_keys(self, records: pa.RecordBatch, refused: dict[int, Refused], filtered: list[int]) -> Decoded | None:
+        """The keys of ``filtered``, which has the records without a value; those without a key that can be read go to ``refused``."""
+        if self._keys is None or not filtered:
+            return None
+        indices = np.array(filtered, np.int64)
+        keys = self._keys.read(records.column("key").take(pa.array(indices)))
+        refused |= {filtered[index]: refusal for index, refusal in keys.refused.items()}
+        keys.indices = indices[keys.indices]
+        filtered[:] = keys.indices.tolist()
+        return keys
 
     def _settle(self, batch: Batch, marked: Marked, refused: dict[int, Refused], filtered: list[int]) -> dict[int, int]:
         """Judge the corrections: those that are superseded go to ``refused``. Returns index -> what a correction that counts stands for."""
@@ -123,6 +137,14 @@ class Stage:
         partition = pa.array(np.full(len(indices), batch.partition, np.int32))
         corrects = [pa.nulls(len(indices), CORRECTS.type)] if self._source.corrections else []
         return pa.Table.from_arrays([*decoded.rows.columns, *corrects, partition, *system], schema=self._source.staging_schema)
+
+
+def _deletes(keys: Decoded | None, filtered: list[int], batch: Batch) -> pa.Table | None:
+    """The keys of the records that are filtered still: a correction without a value is refused after its key was read."""
+    if keys is None or not filtered:
+        return None
+    stays = np.isin(keys.indices, filtered)
+    return deletes(keys.rows.filter(pa.array(stays)), keys.indices[stays], batch)
 
 
 def _where_not_utf8(value: bytes) -> str:

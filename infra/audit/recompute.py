@@ -17,10 +17,12 @@ from flows.contract import Source
 from flows.database import Database
 from flows.ledger import Span
 from flows.plan import Node
+from flows.sql.tree import quoted
 from flows.stage import Stage
 from flows.stage.corrections import Stored
 from flows.upsert import DELETED, Upsert
 from infra.audit.compare import compare
+from infra.audit.deletes import Tombstones
 from infra.audit.findings import EXAMPLES, Proof
 from infra.audit.log import TopicLog
 from infra.audit.rows import Rows
@@ -34,23 +36,28 @@ _NO_RECORDS = pa.RecordBatch.from_pylist([], schema=RECORDS)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What one table should hold of a batch: its rows, and the offsets that were filtered and rejected, here or upstream."""
+    """What one table should hold of a batch: its rows, and the offsets that were filtered and rejected, here or upstream.
+
+    ``deletes``: of staging, the keys of records without a value.
+    """
 
     rows: pa.Table
     filtered: Offsets
     rejected: Offsets
+    deletes: pa.Table | None = None
 
 
 @dataclass(slots=True)
 class Check:
     """One table's proof of one partition, and what was counted while comparing. ``refusing``: the tables whose rows are its rejects;
-    ``upsert``: how its rows replace one another, if they do.
+    ``upsert``: how its rows replace one another, if they do; ``tombstones``: where deletes may come without a sequence.
     """
 
     proof: Proof
     rows: Rows
     refusing: Sequence[str]
     upsert: Upsert | None = None
+    tombstones: Tombstones | None = None
     span: Span | None = None
     problems: dict[str, list[int]] = field(default_factory=dict)
 
@@ -98,14 +105,14 @@ class Recompute:
         if staging in needed:
             staged = self._stage.stage(batch)
             refused = _offsets(staged.rejects)
-            made[staging] = Made(staged.rows, staged.filtered.to_numpy(), refused)
+            made[staging] = Made(staged.rows, staged.filtered.to_numpy(), refused, staged.deletes)
             made[f"{staging}{REJECTED}"] = Made(staged.rejects, np.setdiff1d(offsets, refused), NONE)
         for name, node in self._nodes.items():
             if name in needed:
                 upstream = made[node.upstream]
-                done = self._conforms[name].conform(upstream.rows, batch)
+                done = self._conforms[name].conform(upstream.rows, batch, upstream.deletes)
                 own = _offsets(done.rejects)
-                filtered = np.concatenate([upstream.filtered, done.filtered.to_numpy()])
+                filtered = np.concatenate([done.left_out(pa.array(upstream.filtered)).to_numpy(), done.filtered.to_numpy()])
                 made[name] = Made(done.rows, filtered, np.concatenate([upstream.rejected, own]))
                 made[f"{name}{REJECTED}"] = Made(done.rejects, np.setdiff1d(offsets, own), NONE)
         return made
@@ -118,6 +125,8 @@ class Recompute:
                 refusing = [] if name.endswith(REJECTED) else [f"{of}{REJECTED}" for of in self.chain(name)]
                 node = self._nodes.get(name)
                 checks[name] = Check(proof, rows, refusing, node.upsert if node else None)
+                if node is not None and node.upsert is not None and node.upsert.open_sequence is not None:
+                    checks[name].tombstones = Tombstones(rows, node.upsert.key, node.upsert.open_sequence, partition)
         # where a table begins or ends, all others are cut: a table is compared only where its ledger covers the whole batch
         edges = {edge for check in checks.values() for edge in (check.proof.span.start, check.proof.span.end)}
         for start, end in pairwise(sorted(edges | ({log.extent.low[partition]} if edges else set()))):
@@ -169,6 +178,12 @@ def _compare(check: Check, made: Made, stored: pa.Table, *, provable: bool) -> N
 
 def _staying(check: Check, upsert: Upsert, rows: pa.Table, stored: pa.Table) -> pa.Table:
     """Of the rows that the log gives those that should be in the table: all but those that a later row of their key has replaced."""
+    bare = "false"
+    if check.tombstones is not None:
+        bare = f"given.{quoted(DELETED)} AND given.{quoted(upsert.sequence or '')} IS NULL"
+        rows, alone = check.tombstones.fill(rows)
+        if alone:
+            check.note("tombstones have a sequence that no row before them has", alone)
     here = set(zip(*(stored.column(name).to_pylist() for name in _places(stored)), strict=True))
     places = zip(*(rows.column(name).to_pylist() for name in _places(rows)), strict=True)
     stays = np.fromiter((place in here for place in places), bool, rows.num_rows)
@@ -176,7 +191,7 @@ def _staying(check: Check, upsert: Upsert, rows: pa.Table, stored: pa.Table) -> 
     if upsert.tombstone_retention_s is not None:
         gone = gone.filter(pc.invert(gone.column(DELETED)))  # it may have been forgotten
     keys = Keys.of_upsert(upsert, rows.schema)
-    missing = check.rows.not_outranked(gone, keys.order_sql) if gone.num_rows else []
+    missing = check.rows.not_outranked(gone, keys.order_sql, bare) if gone.num_rows else []
     return rows.filter(pc.or_(pa.array(stays), pc.is_in(rows.column("_offset"), pa.array(missing, pa.int64()))))
 
 

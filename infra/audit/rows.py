@@ -90,10 +90,21 @@ class Rows:
         ((number,),) = self._ask(f"SELECT count(*) FROM {self._from} WHERE _deleted")
         return number
 
-    def not_outranked(self, rows: pa.Table, order: Callable[[str], str]) -> list[int]:
-        """Offsets of ``rows``, which an upsert table does not hold, whose key has no later row there. ``order``: SQL that orders rows."""
+    def tombstones_of(self, partition: int, columns: Sequence[str]) -> pa.Table:
+        """``columns`` and ``_offset`` of the deleted keys whose latest record is of a partition of the log."""
+        chosen = ", ".join(map(quoted, [*columns, "_offset"]))
+        try:
+            return self._engine.relation(f"SELECT {chosen} FROM {self._from} WHERE _deleted AND _partition = {partition}").to_arrow_table()
+        except duckdb.Error as error:
+            raise self._unreadable(error) from None
+
+    def not_outranked(self, rows: pa.Table, order: Callable[[str], str], bare: str = "false") -> list[int]:
+        """Offsets of ``rows``, which an upsert table does not hold, whose key has no later row there. ``order``: SQL that orders rows;
+        ``bare``: which of them are deletes without a sequence, which only a row at a greater offset outranks.
+        """
         same = " AND ".join(f"stored.{quoted(name)} = given.{quoted(name)}" for name in self.key)
-        later = f"SELECT 1 FROM {self._from} AS stored WHERE {same} AND {order('stored')} > {order('given')}"
+        newer = f"CASE WHEN {bare} THEN stored._offset > given._offset ELSE {order('stored')} > {order('given')} END"
+        later = f"SELECT 1 FROM {self._from} AS stored WHERE {same} AND {newer}"
         query = f"SELECT _offset FROM given WHERE NOT EXISTS ({later}) ORDER BY 1"
         try:
             return [offset for (offset,) in self._engine.relation(query, rows).fetchall()]

@@ -205,9 +205,10 @@ class Feed:
         writer = FileWriter(fed.owner.address, definition.schema, definition.partition_by, durable=self.settings.maintenance.durable)
         if definition.summary is not None:
             keys, retention_s = Keys.of_groups(definition.summary.group, definition.schema, definition.partition_by), None
+            open_sequence = None
         elif definition.upsert is not None:
             keys = Keys.of_upsert(definition.upsert, definition.schema, definition.partition_by)
-            retention_s = definition.upsert.tombstone_retention_s
+            retention_s, open_sequence = definition.upsert.tombstone_retention_s, definition.upsert.open_sequence
         else:
             return writer.draft
         owner, budget = fed.owner, self.budget
@@ -217,6 +218,7 @@ class Feed:
             lambda: owner.version,
             self.pool,
             tombstone_retention_s=retention_s,
+            open_sequence=open_sequence,
             leaf_bytes=budget.leaf_bytes,
             duckdb_bytes=budget.duckdb_bytes,
         ).pending

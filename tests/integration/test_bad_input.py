@@ -37,6 +37,7 @@ place = "struct(lat double, lon double)"
 check = "amount > 0"
 """
 COPY = '/* kind = "append" */ SELECT id, note FROM staging.events'
+ITEM = '/* kind = "upsert"\nsequence = "small" */ SELECT id, small, note FROM staging.events'
 GOOD = '{"id": %d, "small": 1, "amount": 1.50, "ratio": 0.1, "day": "2024-02-29", "note": "ok", "flags": [true], "place": {"lat": 1}}'
 BAD: list[tuple[str, bytes]] = [
     ("invalid_utf8", b'{"id": 1, "note": "\xff\xfe"}'),
@@ -141,6 +142,34 @@ def test_null_values(bootstrap: str, topic_name: str, tmp_path: Path, policy: st
     for table in ("staging.events", "core.copy"):
         assert {name: ledgers[table][name] for name in counts} == counts
     assert ledgers["raw.events"]["written"] == 30
+
+
+def test_null_values_delete_rows_of_an_upsert_table(bootstrap: str, topic_name: str, tmp_path: Path) -> None:
+    """The newest row of every third key goes, late older ones stay away, a key that comes again is there; the audit proves each of them."""
+    warehouse = make(tmp_path / "warehouse", bootstrap, topic_name, null_values="delete")
+    (warehouse.folder / "core/item.sql").write_text(ITEM)
+
+    def version(number: int, small: int) -> tuple[bytes, bytes | None]:
+        return b'{"id": %d}' % number, b'{"id": %d, "small": %d, "note": "s%d"}' % (number, small, small)
+
+    def gone(number: int) -> tuple[bytes, None]:
+        return b'{"id": %d}' % number, None
+
+    first = [version(number, 5) for number in range(30)] + [gone(number) for number in range(0, 30, 3)]
+    then = [version(0, 4), version(3, 6), gone(6), (b"not json", None), gone(99)]
+    for records in (first, then):
+        producer = Producer({"bootstrap.servers": bootstrap, "log_level": 2})
+        for key, value in records:
+            producer.produce(topic_name, value, key=key)
+        assert producer.flush(60) == 0
+        kappa(warehouse.folder, "run", "--until-caught-up")
+    live = json.loads(kappa(warehouse.folder, "query", "SELECT id, small FROM core.item ORDER BY id", "--format", "json"))
+    assert [(row["id"], row["small"]) for row in live] == [(n, 6 if n == 3 else 5) for n in range(30) if n % 3 or n == 3]
+    assert [(row["code"], row["_offset"]) for row in rejects(warehouse).values()] == [("invalid_json", 43)]
+    ledger = {t["table"]: t["partitions"][0] for t in json.loads(kappa(warehouse.folder, "audit", "--full", "--json"))["tables"]}[
+        "core.item"
+    ]
+    assert (ledger["read"], ledger["written"], ledger["filtered"], ledger["rejected"]) == (45, 44, 0, 1)
 
 
 def test_empty_texts_in_a_partition_column(bootstrap: str, topic_name: str, tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -238,3 +241,52 @@ def test_rejects_hold_no_batch_in_a_cycle() -> None:
         assert pa.total_allocated_bytes() - before < 1_000_000
     finally:
         gc.enable()
+
+
+DELETES: list[tuple[bytes | None, dict[str, Any] | str]] = [
+    (b'{"a": 1, "b": "x"}', {"a": 1, "b": "x"}),
+    (b'{"b": "y", "a": 2, "more": [1]}', {"a": 2, "b": "y"}),
+    (None, "null_key"),
+    (b"\xff", "invalid_utf8"),
+    (b"7", "not_an_object"),
+    (b'{"a": 1}', "missing_field"),
+    (b'{"a": null, "b": "x"}', "null_field"),
+    (b'{"a": "1", "b": "x"}', "wrong_type"),
+]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_record_without_a_value_names_what_it_deletes_by_its_key(alone: bool) -> None:
+    """Whatever else is in the batch."""
+    contract = source(null_values="delete", key=("a", "b"))
+    for keys in [[case] for case in DELETES] if alone else [DELETES]:
+        given = batch([None] * len(keys) + [b'{"a": 5, "b": "row"}'])
+        records = given.records.set_column(2, "key", pa.array([*(key for key, _ in keys), b"no key is read here"], pa.binary()))
+        staged = Stage(contract).stage(replace(given, records=records))
+        offsets = [100 + 2 * index for index in range(len(keys))]
+        good = [{**made, "_partition": 7, "_offset": at} for at, (_, made) in zip(offsets, keys, strict=True) if isinstance(made, dict)]
+        assert staged.filtered.to_pylist() == [row["_offset"] for row in good]
+        assert codes(staged) == {at: made for at, (_, made) in zip(offsets, keys, strict=True) if isinstance(made, str)}
+        assert ([] if staged.deletes is None else staged.deletes.drop(["_timestamp"]).to_pylist()) == good
+        assert staged.rows["a"].to_pylist() == [5]
+        assert all("key" in row["reason"] for row in staged.rejects.to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("column", "keys", "made"),
+    [
+        ("varchar", [b"x", b"", b'"y"'], ["x", "", '"y"']),
+        ("integer", [b"1", b"-02"], [1, -2]),
+        ("integer", [b"1", b"1.0", b"9999999999"], [1, "bad_value", "out_of_range"]),
+        ("boolean", [b"t", b"no"], [True, "bad_value"]),
+        ("date", [b"2024-02-29", b"2023-02-29"], [date(2024, 2, 29), "bad_value"]),
+        ("decimal(4,2)", [b"1.5", b"100"], [Decimal("1.50"), "out_of_range"]),
+    ],
+)
+def test_keys_that_are_texts(column: str, keys: list[bytes], made: list[Any]) -> None:
+    contract = source(null_values="delete", key=("a",), key_format="text", columns={"a": column})
+    given = batch([None] * len(keys))
+    staged = Stage(contract).stage(replace(given, records=given.records.set_column(2, "key", pa.array(keys, pa.binary()))))
+    refused = codes(staged)
+    found = iter(staged.deletes["a"].to_pylist() if staged.deletes else [])
+    assert [refused[100 + 2 * index] if 100 + 2 * index in refused else next(found) for index in range(len(keys))] == made

@@ -172,3 +172,48 @@ def test_rows_without_a_key_are_rejects_and_tombstones_hold_no_values(tmp_path: 
     assert made.rejects.select(["_offset", "code", "reason"]).to_pylist() == [
         {"_offset": 1, "code": "null_key", "reason": "the key column code is null"}
     ]
+
+
+NULLS = f'null_values = "delete"\n{FLIGHTS}'
+
+
+def test_a_record_without_a_value_deletes_by_the_sources_key(tmp_path: Path) -> None:
+    node = node_of(tmp_path, "SELECT flight AS number, carrier, seen FROM staging.flights", 'key = ["number", "carrier"]', NULLS)
+    assert node.upsert == Upsert(("number", "carrier"), "seen", delete_key=("flight", "carrier"))
+    assert node.upsert.open_sequence == "seen"
+    leading = node_of(tmp_path, "SELECT carrier, flight FROM staging.flights", 'sequence = "flight"', NULLS)
+    assert leading.upsert is not None
+    assert leading.upsert.open_sequence is None  # the key has it
+
+
+@pytest.mark.parametrize(
+    ("sql", "settings", "said"),
+    [
+        (PICKED, 'key = ["carrier"]', "by its Kafka key, which is carrier, flight, and the key here is carrier"),
+        ("SELECT lower(carrier) AS carrier, flight, seen FROM staging.flights", "", "key = the columns carrier, flight as they are"),
+        (
+            "SELECT carrier, flight, seen, flight % 10 AS tens FROM staging.flights",
+            'partition_by = ["tens"]',
+            "partition_by names tens, which is computed",
+        ),
+        ("SELECT carrier, flight, seen FROM core.all", "", "core.all does not pass it on"),
+    ],
+)
+def test_a_table_that_cannot_take_deletes_without_a_value_is_refused(tmp_path: Path, sql: str, settings: str, said: str) -> None:
+    files = {
+        "core/t.sql": upsert(sql, settings),
+        "core/all.sql": append("SELECT * EXCLUDE (_extra) FROM staging.flights"),
+        "sources/flights.toml": NULLS,
+    }
+    (finding,) = plan(tmp_path, files).findings
+    assert said in str(finding)
+    assert finding.file == "core/t.sql"
+
+
+def test_a_source_without_a_key_cannot_delete_by_it(tmp_path: Path) -> None:
+    bare = "\n".join(line for line in NULLS.splitlines() if not line.startswith("key ="))
+    assert "the source has no key to name it by" in refusal(tmp_path, PICKED, 'key = ["carrier", "flight"]', bare)
+
+
+def test_keys_that_no_text_can_be_are_refused(tmp_path: Path) -> None:
+    assert "the key has 2 columns: a text is one value" in refusal(tmp_path, PICKED, "", f'key_format = "text"\n{FLIGHTS}')
