@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import threading
@@ -27,12 +28,15 @@ from sinks.owner import Owner
 
 def kappa(folder: Path, *arguments: str, status: int = 0) -> str:
     """A command; returns what it printed and the error that it ended with. Fails when its exit status is another."""
+    often = gc.get_threshold()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         done = CliRunner().invoke(cli, ["-C", str(folder), *arguments], standalone_mode=False)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        gc.set_threshold(*often)  # the commands collect rarely, which is right for a process of their own
+        gc.unfreeze()
     if isinstance(done.exception, KappaError):
         assert done.exception.exit_status == status, f"{done.output}{done.exception}"
         return f"{done.output}{done.exception}"

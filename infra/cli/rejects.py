@@ -97,7 +97,7 @@ def rejects(folder: Path, /, source: str, limit: int, file: Path | None, as_json
       kappa rejects resend flights bad.ndjson
     """
     project = load_project(folder)
-    topic = project.source(source).topic
+    topic, corrections = project.source(source).topic, project.source(source).corrections
     where = Filter(**filters)
     with Warehouse.open(folder) as warehouse:
         found = f"(FROM {every(project, source, warehouse)} WHERE {where.sql()})"
@@ -118,9 +118,11 @@ def rejects(folder: Path, /, source: str, limit: int, file: Path | None, as_json
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    _show(answer)
-    if file is not None:
-        click.echo(f"wrote {count(answer['total'])} rejects to {file}")
+    if file is None:
+        _show(answer)
+    else:
+        mend = f"; correct the values in it, then: kappa rejects resend {source} {file}" if answer["total"] and corrections else ""
+        click.echo(f"wrote {_total(answer)} to {file}{mend}")
 
 
 def to_json(source: str, topic: str, counts: list[dict[str, Any]], examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -165,8 +167,11 @@ def _show(answer: dict[str, Any]) -> None:
         click.echo(f"  {row['reason']}\n  value: {_on_one_line(row['value'])}")
         if row["corrected_by"]:
             click.echo(f"  corrected by {row['corrected_by']}")
-    total = f"{count(answer['total'])} reject{'' if answer['total'] == 1 else 's'}"
-    click.echo(f"\n{total} of source {answer['source']}; to a file: kappa rejects {answer['source']} --export FILE")
+    click.echo(f"\n{_total(answer)} of source {answer['source']}; to a file: kappa rejects {answer['source']} --export FILE")
+
+
+def _total(answer: dict[str, Any]) -> str:
+    return f"{count(answer['total'])} reject{'' if answer['total'] == 1 else 's'}"
 
 
 def _on_one_line(value: str | None) -> str:

@@ -83,7 +83,10 @@ def run(folder: Path, tables: tuple[str, ...], until_caught_up: bool, rebuild: b
     failures = [
         {"table": f.table, "cause": f.cause, "positions": list(f.positions), "next": f.next_step} for f in control.failures.values()
     ]
-    say({"event": "end", "records": records, "seconds": round(seconds, 3), "failed": failures}, f"{records:,} records in {seconds:.1f} s")
+    say(
+        {"event": "end", "records": records, "seconds": round(seconds, 3), "failed": failures},
+        f"{records:,} record{'' if records == 1 else 's'} in {seconds:.1f} s",
+    )
     if control.fatal is not None:
         raise control.fatal
     if failures:

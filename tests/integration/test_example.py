@@ -23,7 +23,9 @@ EXAMPLE = Path(__file__).parents[2] / "examples/flights"
 TABLES = ("airlines", "airports", "planes", "weather", "flights")
 FLIGHTS = 3000
 CORRECTED = 60
-LATE = 5  # of late.csv, the others are broken
+LATE = 6  # of late.csv and what was mended of it; the others are broken
+MENDED = ("half past six", "1830")
+LATER = {"flights": ("late", "corrections")}
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:9/none"  # port 9 takes nothing
 
 
@@ -124,6 +126,12 @@ def example(kafka, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kappa(folder, "load", "flights", str(folder / "late.csv"))
     kappa(folder, "load", "flights", str(folder / "files/corrections.csv"))
     kappa(folder, "run", "--until-caught-up")
+    mended = folder / "files/mended.ndjson"
+    kappa(folder, "rejects", "flights", "--open", "--export", str(mended))
+    mended.write_text(mended.read_text().replace(*MENDED))
+    kappa(folder, "rejects", "resend", "flights", str(mended))
+    kappa(folder, "run", "--until-caught-up")
+    (folder / "files/late.csv").write_text((folder / "late.csv").read_text().replace(*MENDED))
     return folder
 
 
@@ -137,7 +145,7 @@ def oracle(example: Path) -> duckdb.DuckDBPyConnection:
         columns = json.dumps({column: found.text for column, found in source.columns.items()}).replace('"', "'")
         reject = " AND ".join(f"({rule.check}) IS NOT FALSE" for rule in source.rules.values() if rule.on_failure == "reject") or "true"
         reader = f"header = true, auto_detect = false, quote = '\"', nullstr = 'NA', columns = {columns}"
-        files = [example / f"files/{name}.csv", *([example / "late.csv", example / "files/corrections.csv"] if name == "flights" else [])]
+        files = [example / f"files/{name}.csv", *(example / f"files/{more}.csv" for more in LATER.get(name, ()))]
         read = f"read_csv({[str(file) for file in files]}, {reader}, ignore_errors = {name == 'flights'}, filename = 'file')"
         connection.execute(f"CREATE TABLE staging.{name} AS FROM {read} WHERE {reject}")
     latest = "QUALIFY row_number() OVER (PARTITION BY carrier, flight, time_hour ORDER BY file LIKE '%corrections.csv' DESC) = 1"

@@ -161,7 +161,7 @@ def test_rejects(folder: Path, tmp_path: Path) -> None:
     assert answer(folder, "rejects", "events", "--code", "it's")["total"] == 0
     for suffix, read in ((".parquet", pl.read_parquet), (".csv", pl.read_csv)):
         file = tmp_path / f"rejects{suffix}"
-        assert "wrote 4 rejects" in kappa(folder, "rejects", "events", "--export", str(file))
+        assert "wrote 4 rejects to " in kappa(folder, "rejects", "events", "--export", str(file))
         assert read(file)["position"].to_list() == ["t/0/16", "t/0/17", "t/0/18", "t/0/19"]
     with pytest.raises(UsageError, match="no source 'flights'"):
         kappa(folder, "rejects", "flights")
