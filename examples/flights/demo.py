@@ -43,7 +43,8 @@ QUESTIONS = {
 
 def step(what: str, *arguments: str) -> None:
     """Say what comes, show the command, run it, and end the demo when it fails."""
-    print(f"\n{what}\n$ kappa {shlex.join(arguments)}", flush=True)
+    shown = " ".join(f'"{argument}"' if "'" in argument else shlex.quote(argument) for argument in arguments)
+    print(f"\n{what}\n$ kappa {shown}", flush=True)
     done = subprocess.run([sys.executable, "-m", "infra.cli", *arguments], cwd=FOLDER, check=False)
     if done.returncode:
         sys.exit(f"the demo stopped: kappa {arguments[0]} ended with exit status {done.returncode}")
