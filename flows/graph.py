@@ -85,7 +85,8 @@ def physical_tables(project: Project) -> list[str]:
 def summary_problem(project: Project, upstream: str, line: int) -> Problem | None:
     """Why a summary cannot read ``upstream``; None when it can."""
     table = project.tables.get(upstream)
-    if table is not None and table.kind == "upsert":
+    layer, _, name = upstream.partition(".")
+    if (table is not None and table.kind in STREAMING) or (layer == "staging" and name in project.sources):
         return None
     if table is not None and table.kind == "summary":
         cause = f"{upstream} is a summary: a summary of summaries would have to follow changes of groups"
@@ -94,10 +95,11 @@ def summary_problem(project: Project, upstream: str, line: int) -> Problem | Non
         return Problem(
             line, f"{upstream} is a view: a summary reads one stored table", 'FROM the table that the view reads; or kind = "view" here'
         )
-    tables = [name for name, each in project.tables.items() if each.kind == "upsert"]
     if upstream in physical_tables(project):
-        cause = f"a summary over {upstream} is not there yet: it reads an upsert table"
-        return Problem(line, cause, near(upstream, tables, 'kind = "upsert" for the rows, with a key; or kind = "view" here'))
+        cause = f"a summary cannot read {upstream}: it reads staging, an append table or an upsert table"
+        return Problem(line, cause, f'FROM staging.{name.removesuffix("__rejected")}, or kind = "view" here')
+    streams = [name for name, each in project.tables.items() if each.kind in STREAMING]
+    tables = [*(f"staging.{name}" for name in project.sources), *streams]
     return Problem(line, f"there is no table {upstream}", near(upstream, tables, _choice(tables)))
 
 

@@ -264,18 +264,23 @@ class _Analysis:
             self._find(table, problem)
         if found:
             return
-        upstream = self.plan.nodes[chained.upstream]
+        upstream = chained.upstream
+        node = self.plan.nodes.get(upstream)
         self.binder.columns(table.sql)
-        grouped = analyse_summary(query, upstream.schema, chained.levels[0].alias, self.binder)
+        append = node is None or node.upsert is None
+        grouped = analyse_summary(query, self._upstream_schema(upstream), chained.levels[0].alias, self.binder, append=append)
         partition_by = self._partition_by(table, grouped.schema)
         for name in partition_by:
             if name not in grouped.group:
                 fix = f"one of {', '.join(grouped.group)}"
                 raise SqlRefused(Problem(0, f"partition_by names {name}, which is no group: it changes", fix, "partition_by"))
+            if grouped.partials is not None and name in grouped.partials.read:
+                cause = f"partition_by names {name}, with which another column computes; files do not hold it, where rows are combined"
+                raise SqlRefused(Problem(0, cause, f"no partition_by, or that column in a view over {table.name}", "partition_by"))
         self.plan.summaries[table.name] = Summary(
             name=table.name,
-            source=upstream.source,
-            upstream=upstream.name,
+            source=self._source_of(upstream),
+            upstream=upstream,
             schema=grouped.schema,
             sql=text(query.tree),
             group=grouped.group,
@@ -285,7 +290,8 @@ class _Analysis:
             all_sql=grouped.all_sql,
             scale_sql=grouped.scale_sql,
             partition_by=partition_by,
-            lineage={name: self._origins(upstream.name, sources) for name, sources in grouped.reads.items()},
+            lineage={name: self._origins(upstream, sources) for name, sources in grouped.reads.items()},
+            partials=grouped.partials,
         )
         self.view_binder.add_table(table.name, visible(grouped.schema))
 

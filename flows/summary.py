@@ -1,7 +1,8 @@
 """Summaries: GROUP BY over one stored table, kept right while that table changes.
 
 A summary is a function of a version of its upstream. Over an upsert table, the groups that a new version has touched, as they were and as
-they are, are computed again from that version; so late, corrected and deleted rows correct them in place.
+they are, are computed again from that version; so late, corrected and deleted rows correct them in place. Over an append table, what the
+new rows give is combined with what is stored (flows.partials).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from flows.graph import Query
+from flows.partials import Partials, partials
 from flows.sql.aggregates import ALLOWED, is_aggregate, with_order
 from flows.sql.bind import Binder
 from flows.sql.chain import Level
@@ -39,7 +41,8 @@ class Summary:
     ``touched_sql`` gives the groups (``g0``, ``g1``, ...) of rows of the upstream that are registered as ``_upstream``, of which it reads
     the columns ``touched_reads``; ``rows_sql`` gives the summary's rows, as stored, for the groups in ``_touched``, ``all_sql`` for all
     groups. ``scale_sql`` gives, for all groups, in the place of each DOUBLE the size of what was added up for it: two ways to add up differ
-    by no more than 1e-9 of that. ``lineage``: column -> columns of staging tables.
+    by no more than 1e-9 of that. ``lineage``: column -> columns of staging tables. ``partials``: over an append table, whose new rows are
+    combined with what is stored; its states are columns of ``schema``, too.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Summary:
     scale_sql: str
     partition_by: tuple[str, ...]
     lineage: Mapping[str, tuple[str, ...]]
+    partials: Partials | None = None
 
     @property
     def kind(self) -> str:
@@ -73,6 +77,7 @@ class Grouped:
     all_sql: str
     scale_sql: str
     reads: Mapping[str, frozenset[str]]
+    partials: Partials | None
 
 
 def problems(query: Query, binder: Binder) -> Iterator[Problem]:
@@ -88,8 +93,8 @@ def problems(query: Query, binder: Binder) -> Iterator[Problem]:
     yield from expression_problems(tree, sql, binder, ALLOWED)
 
 
-def analyse_summary(query: Query, upstream: pa.Schema, alias: str, binder: Binder) -> Grouped:
-    """Take the SQL apart and bind it. Raises SqlRefused."""
+def analyse_summary(query: Query, upstream: pa.Schema, alias: str, binder: Binder, *, append: bool) -> Grouped:
+    """Take the SQL apart and bind it. ``append``: the upstream's rows stay. Raises SqlRefused."""
     sql, tree = query.file.sql, query.tree
     binder.add_table(UPSTREAM, upstream)
     level = Level(tree, alias, ())
@@ -105,8 +110,9 @@ def analyse_summary(query: Query, upstream: pa.Schema, alias: str, binder: Binde
     columns = binder.columns(text(node))
     schema = stored_schema(columns, {name: item.line for item in items for name in item.names})
     targets = casts(columns, schema, binder)
+    kept = partials(lambda made: _node(made, groups, where, base), items, groups, place, schema, binder, sql) if append else None
     return Grouped(
-        schema,
+        pa.schema([*schema, *(kept.states if kept else ())]),
         tuple(item.names[0] for item in groups),
         tuple(sorted(frozenset().union(*(item.sources for item in groups), sources(where, scope, relation) if where else ()))),
         _touched(groups, where, base),
@@ -114,6 +120,7 @@ def analyse_summary(query: Query, upstream: pa.Schema, alias: str, binder: Binde
         cast_sql(text(node), schema.names, targets),
         text(_node([_scale(item, schema) for item in items], groups, where, base)),
         {name: item.sources for item in items for name in item.names},
+        kept,
     )
 
 

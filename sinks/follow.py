@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from flows.errors import KappaError
 from flows.faults import reach
 from flows.ledger import Span
+from flows.partials import Partials
 from flows.sql.rewrite import UPSTREAM
 from flows.sql.tree import quoted
 from flows.summary import TOUCHED, Summary
@@ -47,13 +48,13 @@ class SummaryFailed(KappaError):
 class Follower:
     """Keeps one summary as its upstream's versions give it. For one thread at a time.
 
-    ``address`` and ``upsert``: of the upstream; ``pending`` makes what gathers the summary's new rows.
+    ``address`` and ``upsert``: of the upstream, None for an append table; ``pending`` makes what gathers the summary's new rows.
     """
 
     summary: Summary
     owner: Owner
     address: TableAddress
-    upsert: Upsert
+    upsert: Upsert | None
     pending: Callable[[], Pending]
     versions: Versions
 
@@ -92,7 +93,12 @@ class Follower:
         return spans
 
     def _changed(self, version: int, spans: Mapping[Partition, Span]) -> pa.Table:
-        """The summary's columns and ``_deleted`` for the groups that have changed; only their names of those that are gone."""
+        """The summary's columns and ``_deleted`` for the groups that have changed; only their names of those that are gone.
+
+        Over an append table: what the new rows give, which is combined with what is stored where it is written.
+        """
+        if self.summary.partials is not None:
+            return self._partial(self.summary.partials, self.versions.table(self.address, version), spans)
         checkpoint = self.owner.record.upstream
         if checkpoint is not None:
             try:
@@ -101,7 +107,18 @@ class Follower:
                 pass
         return self._all(self.versions.table(self.address, version))
 
+    def _partial(self, partials: Partials, after: str, spans: Mapping[Partition, Span]) -> pa.Table:
+        """By position: whatever compaction has done to the files meanwhile, each row is new once."""
+        came = " UNION ALL ".join(
+            f"SELECT * FROM {after} WHERE _partition = {p} AND _offset >= {span.start} AND _offset < {span.end}"
+            for (_, p), span in spans.items()
+        )
+        self.versions.run(f"CREATE OR REPLACE TEMP VIEW {UPSTREAM} AS {came}")
+        rows = self._stored(self.versions.ask(partials.partial_sql))
+        return rows.append_column(pa.field(DELETED, pa.bool_()), pa.repeat(pa.scalar(False), rows.num_rows))
+
     def _touched(self, before: str, after: str, spans: Mapping[Partition, Span]) -> pa.Table:
+        assert self.upsert is not None
         wanted = {*self.summary.touched_reads, *self.upsert.key, DELETED}
         columns = ", ".join(quoted(name) for name in sorted(wanted))
         came = " OR ".join(f"(_partition = {p} AND _offset >= {span.start} AND _offset < {span.end})" for (_, p), span in spans.items())
@@ -122,6 +139,7 @@ class Follower:
 
     def _replaced(self, after: str) -> str:
         """SQL: the join that leaves of the checkpoint's rows, ``old``, those that are others now, or none."""
+        assert self.upsert is not None
         if self.upsert.tombstone_retention_s is not None:  # the tombstone may be gone as well
             place = [name for name in ("_partition", "_offset", "_row") if name in self._columns(after)]
             same = " AND ".join(f"new.{name} = old.{name}" for name in place)

@@ -50,7 +50,8 @@ class Merge:
 
     The rows that are given have the table's columns and ``_deleted``. A table without that column keeps no tombstones: what is deleted is
     gone. ``tombstone_retention_s``: how long one with it does, None for ever. ``open_sequence``: the column of the sequence, when
-    deletes may come without one (sinks.deletes).
+    deletes may come without one (sinks.deletes). ``combine_sql``: what becomes of ``old`` and ``new`` rows of a key, instead of the new
+    one alone (flows.partials).
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Merge:
         *,
         tombstone_retention_s: float | None = None,
         open_sequence: str | None = None,
+        combine_sql: str | None = None,
         leaf_rows: int = LEAF_ROWS,
         leaf_bytes: int = LEAF_BYTES,
         duckdb_bytes: int | None = None,
@@ -72,6 +74,7 @@ class Merge:
         self._given = replace(writer, schema=writer.schema.append(_FLAG)) if self._forgets else writer
         self._retention_s = tombstone_retention_s
         self._open_sequence = open_sequence
+        self._combine_sql = combine_sql
         self._version = version
         self._pool = pool
         self._leaf_rows = leaf_rows
@@ -106,12 +109,20 @@ class Merge:
             part = given.get(values, self._given.stored.empty_table())
             own = leaves.leaves.get(values, ())
             part = self._with_sequence(part, own, foreign.values())
-            for latest in self._latest(pa.concat_tables([part, *foreign.values()]), own):
+            for latest in self._latest(self._over(part, [*foreign.values()]), own):
                 for leaf, start, end in route(own, latest.keys):
                     jobs.append(self._pool.submit(self._leaf, values, leaf, latest.slice(start, end), horizon))
             done += [_Merged(values, old, [], [], -_tombstones(its)) for old, its in foreign.items()]
         wait(jobs)
         return done + [merged for job in jobs if (merged := job.result()) is not None]
+
+    def _over(self, part: pa.Table, foreign: list[pa.Table]) -> pa.Table:
+        """``part`` and the rows of files that are no leaves: where no order says which row of a key is the later, that of ``part``."""
+        if not foreign or self.keys.order or not part.num_rows:
+            return pa.concat_tables([part, *foreign])
+        old = pa.concat_tables(foreign)
+        merged = self._merged(old, self.keys.latest(part, self.cursor), self.cursor)
+        return old if merged is None else merged
 
     def _with_sequence(self, part: pa.Table, leaves: Sequence[Leaf], foreign: Iterable[pa.Table]) -> pa.Table:
         """``part`` with a sequence for each delete that has none. Raises KeyMoved."""
@@ -179,10 +190,23 @@ class Merge:
             return None
         places = np.arange(count)
         places[i[newer]] = count + j[newer]
-        both = pa.concat_tables([old, latest.rows])
+        rows = latest.rows if self._combine_sql is None else self._combined(old.take(pa.array(i)), latest.rows, j, cursor)
+        both = pa.concat_tables([old, rows])
         if len(inserted):
             places = self._in_order(both, np.concatenate([places, count + inserted]), len(inserted), cursor)
         return both.combine_chunks().take(pa.array(places))
+
+    def _combined(self, old: pa.Table, new: pa.Table, places: Any, cursor: Cursor) -> pa.Table:
+        """``new``, of which the rows at ``places`` are combined with those of ``old``, which has them in the same order."""
+        assert self._combine_sql is not None
+        chosen = new.take(pa.array(places))
+        found = cursor.query(self._combine_sql, old=old, new=chosen) if len(places) else None
+        if found is None:
+            return new
+        columns = [found.column(f.name).cast(f.type) if f.name in found.column_names else chosen.column(f.name) for f in new.schema]
+        order = np.arange(new.num_rows)
+        order[places] = new.num_rows + np.arange(len(places))
+        return pa.concat_tables([new, pa.table(columns, schema=new.schema)]).take(pa.array(order))
 
     def _refuse_moved(self, *rows: pa.Table) -> None:
         """Raises KeyMoved for two rows of a key."""

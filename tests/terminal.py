@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import termios
 import time
@@ -74,7 +75,11 @@ def at_terminal(command: Sequence[str], environment: Mapping[str, str]) -> Itera
         tty = os.ttyname(slave)
         script = 'tty=$1; shift; exec "$@" <"$tty" >"$tty" 2>&1'  # what a session's first process opens is its terminal
         settings = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
-        process = subprocess.Popen(["sh", "-c", script, "sh", tty, *command], start_new_session=True, env=settings)
+        ignored = signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background may have been told to ignore it
+        try:
+            process = subprocess.Popen(["sh", "-c", script, "sh", tty, *command], start_new_session=True, env=settings)
+        finally:
+            signal.signal(signal.SIGINT, ignored)
         try:
             yield Terminal(process, master)
         finally:

@@ -47,6 +47,9 @@ SELECT id % 20 AS slot, kind, id FROM staging.events
 CORNER = """/* kind = "summary" */
 SELECT kind, slot % 4 AS corner, count(*) AS slots, sum(id) AS ids, max(id) AS top, avg(id) AS mean FROM core.slot GROUP BY kind, corner
 """
+TALLY = """/* kind = "summary" */
+SELECT kind, count(*) AS events, sum(twice) AS total, avg(id) AS mean, arg_max(id, twice) AS top FROM core.event GROUP BY kind
+"""
 VIEW = """/* kind = "view" */
 SELECT kind, count(*) AS events, sum(twice) AS total FROM core.event GROUP BY kind
 """
@@ -62,12 +65,13 @@ def write_folder(folder: Path, topic: str, partitions: int = 2, settings: str = 
     (folder / "core/tag.sql").write_text(TAG)
     (folder / "core/slot.sql").write_text(SLOT)
     (folder / "analytics/corner.sql").write_text(CORNER)
+    (folder / "analytics/tally.sql").write_text(TALLY)
     (folder / "analytics/by_kind.sql").write_text(VIEW)
 
 
 @dataclass
 class Warehouse:
-    """The folder of a warehouse with one source ``events``, two append tables, an upsert table and its summary."""
+    """The folder of a warehouse with one source ``events``, two append tables, an upsert table, and summaries of both kinds."""
 
     folder: Path
     bootstrap: str
@@ -150,8 +154,8 @@ class Warehouse:
         """All rows of the live generation, by position."""
         path = self.folder / "data" / self.catalogue()["tables"][table]["path"]
         rows: list[dict[str, Any]] = DeltaTable(str(path)).to_pyarrow_table().to_pylist()
-        if table == "analytics.corner":
-            return sorted(rows, key=lambda row: (row["kind"], row["corner"]))
+        if table.startswith("analytics."):
+            return sorted(rows, key=lambda row: (row["kind"] is not None, row["kind"] or "", row.get("corner", 0)))
         return sorted(rows, key=lambda row: (row["_partition"], row["_offset"], row.get("_row") or 0))
 
     def check_independently(self) -> None:
@@ -181,6 +185,8 @@ class Warehouse:
         expect["slot"] = sorted(version[1:] for version in slots.values())
         same("core.slot", pick(self.rows("core.slot"), "slot", "kind", "id", "_deleted"), expect["slot"])
         same("analytics.corner", [tuple(row.values()) for row in self.rows("analytics.corner")], corners(slots.values()))
+        tallied = [tuple(value for name, value in row.items() if name[0] != "_") for row in self.rows("analytics.tally")]
+        same("analytics.tally", tallied, tallies(expect["event"]))
 
 
 @contextmanager
@@ -221,6 +227,23 @@ def corners(slots: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         if not deleted:
             groups.setdefault((kind, slot % 4), []).append(number)
     return sorted((*group, len(ids), sum(ids), max(ids), sum(ids) / len(ids)) for group, ids in groups.items())
+
+
+def tallies(events: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """analytics.tally of the rows of core.event: (partition, offset, id, kind, twice)."""
+    groups: dict[str, list[tuple[Any, ...]]] = {}
+    for row in events:
+        groups.setdefault(row[3], []).append(row)
+    return sorted(
+        (
+            kind,
+            len(rows),
+            sum(twice for *_, twice in rows),
+            sum(row[2] for row in rows) / len(rows),
+            max(rows, key=lambda row: (row[4], -row[0], -row[1]))[2],
+        )
+        for kind, rows in groups.items()
+    )
 
 
 def pick(rows: Iterable[dict[str, Any]], *columns: str) -> list[tuple[Any, ...]]:

@@ -28,7 +28,8 @@ def compare_summary(audit: Audit, summary: Summary) -> None:
         return
     with closing(Versions(MEMORY_BYTES)) as versions:
         try:
-            versions.run(f"CREATE TEMP VIEW {UPSTREAM} AS SELECT * FROM {versions.table(address, record.upstream)} WHERE NOT {DELETED}")
+            live = f" WHERE NOT {DELETED}" if summary.partials is None else ""
+            versions.run(f"CREATE TEMP VIEW {UPSTREAM} AS SELECT * FROM {versions.table(address, record.upstream)}{live}")
             versions.run(f"CREATE TEMP TABLE made AS {summary.all_sql}")
             versions.run(f"CREATE TEMP TABLE scale AS {summary.scale_sql}")
         except duckdb.IOException:
@@ -54,7 +55,7 @@ def _compare(audited: Audited, summary: Summary, versions: Versions) -> None:
         _find(audited, summary, what, versions.ask(f"SELECT {one}.* FROM {one} WHERE NOT EXISTS (SELECT 1 FROM {other} WHERE {same})"))
     joined = f"made JOIN stored ON {_same(summary, 'made', 'stored')} JOIN scale ON {_same(summary, 'made', 'scale')}"
     for field in summary.schema:
-        if field.name not in summary.group:
+        if field.name not in summary.group and not field.name.startswith("_"):
             a, b, size = (f"{table}.{quoted(field.name)}" for table in ("made", "stored", "scale"))
             equal = f"{a} IS NOT DISTINCT FROM {b}"
             if pa.types.is_floating(field.type):

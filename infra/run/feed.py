@@ -129,9 +129,8 @@ class Feed:
     def _followed(self, fed: Fed, summary: Summary) -> Followed:
         upstream = next((each for each in self.fed if each.target.name == summary.upstream), None)
         address = upstream.owner.address if upstream is not None else self.live(summary.upstream)
-        upsert = next(node.upsert for node in self.nodes if node.name == summary.upstream)
+        upsert = next((node.upsert for node in self.nodes if node.name == summary.upstream), None)
         assert address is not None, "a summary is fed with its upstream, or built beside a live one"
-        assert upsert is not None, "the plan lets a summary read upsert tables only"
         follower = Follower(summary, fed.owner, address, upsert, self._pending(fed), self.versions)
         maintenance = Maintenance(self.settings.maintenance, self.pool, compacts=False)
         return Followed(fed, follower, maintenance, self.control, self.still_live, self.committed)
@@ -206,9 +205,11 @@ class Feed:
         if definition.summary is not None:
             keys, retention_s = Keys.of_groups(definition.summary.group, definition.schema, definition.partition_by), None
             open_sequence = None
+            combine_sql = definition.summary.partials.combine_sql if definition.summary.partials else None
         elif definition.upsert is not None:
             keys = Keys.of_upsert(definition.upsert, definition.schema, definition.partition_by)
             retention_s, open_sequence = definition.upsert.tombstone_retention_s, definition.upsert.open_sequence
+            combine_sql = None
         else:
             return writer.draft
         owner, budget = fed.owner, self.budget
@@ -219,6 +220,7 @@ class Feed:
             self.pool,
             tombstone_retention_s=retention_s,
             open_sequence=open_sequence,
+            combine_sql=combine_sql,
             leaf_bytes=budget.leaf_bytes,
             duckdb_bytes=budget.duckdb_bytes,
         ).pending

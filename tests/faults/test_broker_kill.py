@@ -80,9 +80,12 @@ def test_away_while_a_run_is_asked_to_stop(broker: LocalStack, topic_name: str, 
             assert committed(warehouse.folder) < EVENTS
             process.terminate()
             said, _ = process.communicate(timeout=20)
-    assert process.returncode == 1, said
-    assert "Kafka does not answer" in said
-    assert "next:" in said
+    if process.returncode == 0:  # it had just committed all that it had read, and had nothing to ask
+        assert f"\n{committed(warehouse.folder)} records in" in said
+    else:
+        assert process.returncode == 1, said
+        assert "Kafka does not answer" in said
+        assert "next:" in said
     finish(warehouse)
 
 

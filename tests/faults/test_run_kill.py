@@ -25,7 +25,8 @@ commit_interval_s = 0.2
 compact_files = 4
 target_file_bytes = "1MB"
 """
-POINTS = [f"{point}:{nth}" for point in ("files-written", "before-commit", "after-commit", "between-tables") for nth in (2, 5, 9)]
+PLACES = ("files-written", "before-commit", "after-commit", "between-tables", "before-summary")
+POINTS = [f"{point}:{nth}" for point in PLACES for nth in (2, 5, 9)]
 COMPACTION = [f"during-compaction:{nth}" for nth in (1, 2, 4)]
 RANDOM_KILLS = 15
 

@@ -86,11 +86,11 @@ def findings(report: dict[str, Any]) -> dict[str, list[str]]:
 def test_what_runs_made_is_proved(caught_up: Warehouse) -> None:
     report = audit(caught_up, "--full", status=0)
     assert report["ok"]
-    assert len(report["tables"]) == 10
+    assert len(report["tables"]) == 11
     for table in report["tables"]:
         for proof in table["partitions"]:
             assert proof["log_records"] == proof["read"] == proof["written"] + proof["filtered"] + proof["rejected"]
-            if table["table"] == "analytics.corner":  # whose rows have no positions
+            if table["table"].startswith("analytics."):  # whose rows have no positions
                 continue
             assert proof["positions"] == proof["written"] or (table["table"] == "core.slot" and 0 < proof["positions"] < proof["written"])
             assert proof["compared_rows"] == proof["rows"]
@@ -217,6 +217,9 @@ def set_value(rows: pa.Table, name: str, value: object) -> pa.Table:
         ("core.slot", lambda rows: rows.slice(1), True, "rows are missing that the log gives"),
         ("core.slot", lambda rows: set_value(rows, "_offset", 0), True, "rows are missing that the log gives"),
         ("core.slot", lambda rows: set_value(rows, "id", -5), True, "in id"),
+        ("analytics.tally", lambda rows: rows.slice(1), True, "1 groups are missing that its upstream gives"),
+        ("analytics.tally", lambda rows: set_value(rows, "events", 7), True, "1 groups differ from what its upstream gives, in events"),
+        ("analytics.tally", lambda rows: set_value(rows, "top", 7), True, "1 groups differ from what its upstream gives, in top"),
         ("analytics.corner", lambda rows: rows.slice(1), True, "1 groups are missing that its upstream gives"),
         ("analytics.corner", lambda rows: pa.concat_tables([rows, rows.slice(5, 1)]), False, "has 2 rows"),
         ("analytics.corner", lambda rows: set_value(rows, "kind", "other"), True, "groups are there that its upstream does not give"),
@@ -229,7 +232,8 @@ def set_value(rows: pa.Table, name: str, value: object) -> pa.Table:
 def test_an_altered_file_is_found(caught_up: Warehouse, table: str, change: Rows, full: bool, expected: str) -> None:
     rewrite(caught_up, table, change)
     found = findings(audit(caught_up, *(["--full"] if full else []), status=1))
-    derived = {"analytics.corner"} if table == "core.slot" else set()  # it is another function of an altered table
+    summaries = {"core.slot": {"analytics.corner"}, "core.event": {"analytics.tally"}}
+    derived = summaries.get(table, set())  # they are other functions of an altered table
     assert {table} <= set(found) <= {table} | derived
     assert any(expected in what for what in found[table]), found
 
@@ -300,7 +304,7 @@ def test_a_topic_made_again_is_found(own: Warehouse) -> None:
     make(admin, own.topic)
     own.produce(1, 700)  # beyond the old offsets: it looks normal
     found = findings(audit(own, status=1))
-    assert len(found) == 10
+    assert len(found) == 11
     assert all("not the one that it was built from" in what for whats in found.values() for what in whats)
     assert f"lag is unknown: topic {own.topic} was made again" in kappa(own, "tables", status=0)
 

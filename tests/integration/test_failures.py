@@ -18,8 +18,9 @@ pytestmark = pytest.mark.slow
 EVENTS = 300
 RUN = "[run]\ncommit_rows = 100\nbatch_rows = 50\ncommit_interval_s = 0.1\n"
 CHILD = '/* kind = "append" */ SELECT id, kind AS name FROM core.event WHERE id % 2 = 0'
-EVENT = {"core.event", "core.event__rejected", "core.child", "core.child__rejected"}
-STAGING = EVENT | {"staging.events", "staging.events__rejected", "core.tag", "core.tag__rejected", "core.slot", "core.slot__rejected"}
+EVENT = {"core.event", "core.event__rejected", "core.child", "core.child__rejected", "analytics.tally"}
+STAGING = EVENT | {f"{table}{part}" for table in ("staging.events", "core.tag", "core.slot") for part in ("", "__rejected")}
+STAGING |= {"analytics.corner"}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
@@ -19,7 +20,9 @@ from tests.oracle import BAD, Value, check_tables, good
 from tests.warehouse import Warehouse, write_folder
 
 pytestmark = pytest.mark.slow
-TABLES = ("raw.events", "staging.events", "staging.events__rejected", "core.event", "core.tag", "core.slot", "analytics.corner")
+SUMMARIES = ("analytics.corner", "analytics.tally")
+TABLES = ("raw.events", "staging.events", "staging.events__rejected", "core.event", "core.tag", "core.slot", *SUMMARIES)
+TALLY = "SELECT kind, count(*), sum(twice), avg(id), arg_max(id, twice ORDER BY _partition, _offset) FROM event GROUP BY kind"
 SETTINGS = "[run]\nworkers = {}\ncommit_rows = {}\nbatch_rows = {}\n"
 
 
@@ -64,5 +67,8 @@ def test_tables_equal_the_oracle_and_those_of_another_run(kafka, data, partition
         write_folder(other.folder, topic, partitions, SETTINGS.format(2, *data.draw(sizes)))
         other.kappa("run", "--until-caught-up")
         check_tables(lambda table: read(one, table), log)
+        event = read(one, "core.event")
+        tallied = [tuple(row.values())[:5] for row in read(one, "analytics.tally").to_pylist()]
+        assert sorted(map(repr, tallied)) == sorted(map(repr, duckdb.sql(TALLY).fetchall()))
         for table in TABLES:
             assert one.rows(table) == other.rows(table), table

@@ -55,7 +55,7 @@ SELECT id, place, gate, note, price, delay, seen FROM staging.flights
 SQL = """SELECT
     place, gate % 2 AS odd, count(*) AS n, count(price) FILTER (WHERE gate > 1) AS priced, count(DISTINCT note) AS notes,
     sum(price) AS total, sum(gate) AS gates, avg(delay) AS mean, sum(delay) AS delays,
-    stddev_samp(delay) AS spread, min(note) AS least, max(seen) AS last,
+    stddev_samp(if(isnan(delay), NULL, delay)) AS spread, min(note) AS least, max(seen) AS last,
     arg_max(note, price) AS dearest, string_agg(note, ',') AS every, bool_or(gate > 2) AS far
 FROM core.t AS f WHERE gate IS NULL OR gate <> 4 GROUP BY ALL"""
 # what kappa says of ties and order, written out

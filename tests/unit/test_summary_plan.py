@@ -71,7 +71,16 @@ def test_what_depends_on_the_order_of_rows_gets_the_logs(tmp_path: Path) -> None
         ("SELECT carrier, sum(count(*)) OVER () AS n FROM core.t GROUP BY carrier", "a window function compares rows"),
         ("SELECT carrier, count(*) AS n FROM (FROM core.t) GROUP BY carrier", "a summary is one SELECT over one table"),
         ("SELECT carrier, count(*) AS n FROM core.t JOIN core.t AS u USING (flight) GROUP BY carrier", "a join would depend on"),
-        ("SELECT carrier, count(*) AS n FROM staging.flights GROUP BY carrier", "a summary over staging.flights is not there yet"),
+        ("SELECT carrier, count(*) AS n FROM raw.flights GROUP BY carrier", "a summary cannot read raw.flights: it reads staging"),
+        ("SELECT code, count(*) AS n FROM staging.flights__rejected GROUP BY code", "write: FROM staging.flights, or"),
+        (
+            "SELECT carrier, median(flight) AS m FROM staging.flights GROUP BY ALL",
+            "median over an append table would have to keep",
+        ),
+        ("SELECT carrier, sum(DISTINCT flight) AS m FROM staging.flights GROUP BY ALL", "sum(DISTINCT ...) over an append table"),
+        ("SELECT carrier, max(flight, 2) AS m FROM staging.flights GROUP BY ALL", "max over an append table has no order of its own"),
+        ("SELECT carrier, arg_max(code, flight ORDER BY seen) AS m FROM staging.flights GROUP BY ALL", "ties go to the smallest position"),
+        ("SELECT carrier, avg(seen) AS m FROM staging.flights GROUP BY ALL", "its aggregates cannot be kept for an append table"),
         ("SELECT carrier, count(*) AS n FROM core.v GROUP BY carrier", "core.v is a view: a summary reads one stored table"),
         ("SELECT carrier, count(*) AS n FROM analytics.other GROUP BY carrier", "analytics.other is a summary: a summary of summaries"),
         ("SELECT carrier, count(*) AS n FROM core.tt GROUP BY carrier", "there is no table core.tt\n    write: core.t"),
@@ -110,3 +119,29 @@ def test_a_summary_changes_with_its_upstream(tmp_path: Path) -> None:
 
     assert fingerprint(UPSERT) == fingerprint(UPSERT.replace("SELECT", "SELECT  "))
     assert fingerprint(UPSERT) != fingerprint(f"{UPSERT} WHERE flight > 0")
+
+
+def test_over_an_append_table_states_are_kept_once(tmp_path: Path) -> None:
+    """Those that are columns already need none of their own; the others are hidden."""
+    sql = (
+        "SELECT carrier, count(*) AS n, sum(flight) AS whole, avg(flight) AS mean, count(flight) AS known, stddev(amount) AS spread,"
+        " round(max(dep_delay) - min(dep_delay), 1) AS width, arg_max(code, seen) AS last FROM staging.flights GROUP BY carrier"
+    )
+    found = plan(tmp_path, {"analytics/s.sql": summary(sql), "analytics/v.sql": view("FROM analytics.s")})
+    assert not found.findings, found.findings
+    it = found.summaries["analytics.s"]
+    assert it.partials is not None
+    assert it.schema.names[:8] == ["carrier", "n", "whole", "mean", "known", "spread", "width", "last"]
+    stored = {field.name: field.type for field in it.partials.states}
+    assert it.schema.names[8:] == list(stored)
+    place = [pa.field("_partition", pa.int32()), pa.field("_offset", pa.int64())]
+    best = pa.struct([pa.field("rank", pa.timestamp("us", "UTC")), *place, pa.field("argument", pa.string())])
+    assert list(stored.values()) == [pa.int64(), pa.float64(), pa.float64(), pa.float64(), pa.float64(), best]
+    assert list(found.views["analytics.v"].columns) == it.schema.names[:8]
+    assert (it.upstream, it.source, it.lineage["mean"]) == ("staging.flights", "flights", ("staging.flights.flight",))
+
+
+def test_a_partition_column_is_not_computed_with(tmp_path: Path) -> None:
+    sql = "SELECT carrier, concat(carrier, count(*)) AS n FROM staging.flights GROUP BY carrier"
+    (finding,) = plan(tmp_path, {"analytics/s.sql": summary(sql, '\npartition_by = ["carrier"]\n')}).findings
+    assert "partition_by names carrier, with which another column computes" in str(finding)
