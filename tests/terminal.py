@@ -11,7 +11,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -83,8 +83,8 @@ def at_terminal(command: Sequence[str], environment: Mapping[str, str]) -> Itera
         try:
             yield Terminal(process, master)
         finally:
-            if process.poll() is None:
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # a pipe's other commands, too
             process.wait()
     finally:
         os.close(slave)
