@@ -1,7 +1,7 @@
 """What keeping a summary costs: a commit that touches some of its groups, against computing all of them again.
 
-The upstream is an upsert table of orders with twice as many rows as the summary has groups. A batch changes one order in each of 1,000
-customers (groups), anywhere in the table, or the recent ones.
+The upstream is a table of orders with twice as many rows as the summary has groups. A batch changes one order (upsert table) or adds one
+(append table) of each of 1,000 customers (groups), anywhere in the table, or the recent ones.
 
     python -m tests.bench.summaries [--groups 1000000]
 """
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from flows.project import load_project
 from flows.summary import Summary
 from flows.upsert import Upsert
 from sinks.address import TableAddress
-from sinks.files import FileWriter
+from sinks.files import FileWriter, Pending
 from sinks.follow import Follower
 from sinks.keys import Keys
 from sinks.landing import land
@@ -49,6 +50,7 @@ amount = "double"
 updated_at = "timestamptz"
 """
 SUMMARY = "SELECT customer, count(*) AS orders, sum(amount) AS total, max(updated_at) AS last FROM core.orders GROUP BY customer"
+KINDS = ("upsert", "append")
 SCHEMA = pa.schema(
     [
         ("order_id", pa.int64()),
@@ -79,12 +81,12 @@ def orders(ids: np.ndarray, version: int, offset: int) -> pa.Table:
     )
 
 
-def declared(folder: Path) -> Summary:
-    """The summary, as the plan makes it."""
+def declared(folder: Path, kind: str) -> Summary:
+    """The summary over a table of a kind, as the plan makes it."""
     definitions = {
         "warehouse.toml": 'name = "bench"\n',
         "sources/orders.toml": SOURCE,
-        "core/orders.sql": '/* kind = "upsert" */ SELECT order_id, customer, amount, updated_at FROM staging.orders',
+        "core/orders.sql": f'/* kind = "{kind}" */ SELECT order_id, customer, amount, updated_at FROM staging.orders',
         "analytics/customers.sql": f'/* kind = "summary" */ {SUMMARY}',
     }
     for path, text in definitions.items():
@@ -98,22 +100,27 @@ def declared(folder: Path) -> Summary:
 class Tables:
     """The two tables, as a run keeps them."""
 
-    def __init__(self, folder: Path, pool: ThreadPoolExecutor, versions: Versions) -> None:
-        summary = declared(folder / "definitions")
+    def __init__(self, folder: Path, kind: str, pool: ThreadPoolExecutor, versions: Versions) -> None:
+        summary = declared(folder / "definitions", kind)
+        self._schema = SCHEMA if kind == "upsert" else SCHEMA.remove(SCHEMA.get_field_index("_deleted"))
         run, log = RunIdentity("bench", 1, "2026-01-01T00:00:00.000000Z"), LogIdentity("cluster", {"t": "id"})
         upsert = Upsert(("order_id",), "updated_at")
         core, analytics = (TableAddress(str(folder), name, "000000000000-1") for name in ("core.orders", "analytics.customers"))
-        self.owner = Owner.claim(core, SCHEMA, [], run, log)
-        self._merge = Merge(FileWriter(core, SCHEMA), Keys.of_upsert(upsert, SCHEMA), lambda: self.owner.version, pool)
+        self.owner = Owner.claim(core, self._schema, [], run, log)
+        writer = FileWriter(core, self._schema)
+        merge = Merge(writer, Keys.of_upsert(upsert, SCHEMA), lambda: self.owner.version, pool)
+        self._pending: Callable[[], Pending] = merge.pending if kind == "upsert" else writer.draft
         owner = Owner.claim(analytics, summary.schema, [], run, log)
         writer = FileWriter(analytics, summary.schema)
-        groups = Merge(writer, Keys.of_groups(summary.group, summary.schema), lambda: owner.version, pool)
-        self.follower = Follower(summary, owner, core, upsert, groups.pending, versions)
+        combine = summary.partials.combine_sql if summary.partials else None
+        keys = Keys.of_groups(summary.group, summary.schema)
+        groups = Merge(writer, keys, lambda: owner.version, pool, combine_sql=combine)
+        self.follower = Follower(summary, owner, core, upsert if kind == "upsert" else None, groups.pending, versions)
 
-    def upsert(self, rows: pa.Table) -> None:
+    def commit(self, rows: pa.Table) -> None:
         start, count = self.owner.positions.get(("t", 0), 0), rows.num_rows
-        pending = self._merge.pending()
-        pending.write(rows)
+        pending = self._pending()
+        pending.write(rows.select(self._schema.names))
         land(pending, self.owner, {("t", 0): Span(start, start + count, count, count, 0, 0)})
 
     def follow_s(self) -> float:
@@ -125,23 +132,22 @@ class Tables:
 def measure(folder: Path, sizes: Sequence[int], say: Callable[[str], None]) -> list[Ratio]:
     """For each number of groups: a commit that touches TOUCHED of them / all groups."""
     found = []
-    for groups in sizes:
-        for where in ("anywhere", "recent"):
-            with (
-                tempfile.TemporaryDirectory(dir=folder) as here,
-                ThreadPoolExecutor(2) as pool,
-                closing(Versions(2_000_000_000)) as versions,
-            ):
-                tables = Tables(Path(here), pool, versions)
-                for start in range(0, 2 * groups, 1_000_000):
-                    tables.upsert(orders(np.arange(start, min(2 * groups, start + 1_000_000)), 0, start))
-                all_s = tables.follow_s()
-                took = [_touch(tables, groups, where, number) for number in range(1, BATCHES + 1)]
-            touched = min(TOUCHED, groups)
-            note = f"{min(took) * 1000:.0f} ms and {all_s * 1000:.0f} ms"
-            meaning = f"summary: {touched:,} of {groups:,} groups touched, {where} / all groups"
-            found.append(Ratio("summary", meaning, min(took) / all_s, "", note))
-            say(f"{meaning}: {note}")
+    for groups, kind, where in product(sizes, KINDS, ("anywhere", "recent")):
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as here,
+            ThreadPoolExecutor(2) as pool,
+            closing(Versions(2_000_000_000)) as versions,
+        ):
+            tables = Tables(Path(here), kind, pool, versions)
+            for start in range(0, 2 * groups, 1_000_000):
+                tables.commit(orders(np.arange(start, min(2 * groups, start + 1_000_000)), 0, start))
+            all_s = tables.follow_s()
+            took = [_touch(tables, groups, where, number) for number in range(1, BATCHES + 1)]
+        touched = min(TOUCHED, groups)
+        note = f"{min(took) * 1000:.0f} ms and {all_s * 1000:.0f} ms"
+        meaning = f"summary over {kind}: {touched:,} of {groups:,} groups touched, {where} / all groups"
+        found.append(Ratio("summary", meaning, min(took) / all_s, "", note))
+        say(f"{meaning}: {note}")
     return found
 
 
@@ -149,7 +155,7 @@ def _touch(tables: Tables, groups: int, where: str, number: int) -> float:
     touched = min(TOUCHED, groups)
     chance = np.random.default_rng(number)
     customers = chance.choice(groups, touched, replace=False) if where == "anywhere" else np.arange(groups - touched, groups)
-    tables.upsert(orders(np.sort(customers) * 2, number, tables.owner.positions["t", 0]))
+    tables.commit(orders(np.sort(customers) * 2, number, tables.owner.positions["t", 0]))
     return tables.follow_s()
 
 
