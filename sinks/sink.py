@@ -29,7 +29,7 @@ from sinks.owner import CommitInfo, Owner
 class TableParts:
     """What a sink partition works with. ``starts``: (topic, partition) -> next position, also of partitions that it has not yet committed;
     ``pending`` makes what gathers the rows of one commit; ``multiplies``: a record may have several rows; ``still_live`` returns why the
-    generation is live no more, or None.
+    generation is live no more, or None; ``failed`` is called once the table has failed.
     """
 
     owner: Owner
@@ -41,6 +41,7 @@ class TableParts:
     flush_bytes: int
     still_live: Callable[[], str | None]
     committed: Callable[[CommitInfo], None]
+    failed: Callable[[], None] = lambda: None
 
 
 class PositionGap(KappaError):
@@ -224,6 +225,7 @@ class TablePartition(StatefulSinkPartition[Slice, None]):
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             self._control.notify(f"{self._table}: what was not committed could not be deleted: {error}")
         write_failure(self._parts.owner, failure, self._control)
+        self._parts.failed()
 
 
 def write_failure(owner: Owner, failure: Failure, control: RunControl) -> None:

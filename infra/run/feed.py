@@ -142,6 +142,11 @@ class Feed:
             if each.upstream == fed.target.name:
                 each.follow(info.version, info.record)
 
+    def _failed(self, fed: Fed) -> None:
+        for each in self.followed:
+            if each.upstream == fed.target.name:
+                each.upstream_failed()
+
     def _still_live(self, fed: Fed) -> str | None:
         why = self.still_live(fed)
         for each in self.followed if why is not None else ():
@@ -196,6 +201,7 @@ class Feed:
             flush_bytes=self.budget.flush_bytes,
             still_live=lambda: self._still_live(fed),
             committed=lambda info: self._landed(fed, info),
+            failed=lambda: self._failed(fed),
         )
 
     def _pending(self, fed: Fed) -> Callable[[], Pending]:

@@ -44,6 +44,10 @@ class Followed:
         except Exception as error:  # noqa: BLE001 - errors are data: its upstream and the others go on
             self._stop_for(error)
 
+    def upstream_failed(self) -> None:
+        """Its upstream, and so it, too, has failed: say so in its table."""
+        self._is_over()
+
     def finish(self) -> None:
         """Give maintenance its end."""
         if self._is_over():
