@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from connectors.files.chunk import Broken, Chunk
 from connectors.files.errors import FileUnreadable
@@ -21,6 +20,7 @@ from connectors.topics import Admin, ensure_topic
 from flows.contract import Source
 from flows.errors import KappaError
 from flows.faults import reach
+from flows.objects import Place
 from flows.ulid import new_ulid
 
 COMMIT_ROWS = 100_000
@@ -33,7 +33,7 @@ _OVERHEAD_BYTES = 1024
 class FileChanged(KappaError):
     """A file's content is not what was half loaded, or changed while it was being loaded."""
 
-    def __init__(self, source: str, path: Path, load: str, rows: int, cause: str) -> None:
+    def __init__(self, source: str, path: Place, load: str, rows: int, cause: str) -> None:
         super().__init__(
             f"{path} changed while it was half loaded into {source}",
             cause=f"load {load} has sent {rows} rows of its former content; {cause}",
@@ -47,7 +47,7 @@ class FileChanged(KappaError):
 class RowsElsewhere(KappaError):
     """The topic is not the one to which a file's rows were sent: it was deleted and made again, or the source names another."""
 
-    def __init__(self, source: Source, path: Path, state: LoadState) -> None:
+    def __init__(self, source: Source, path: Place, state: LoadState) -> None:
         super().__init__(
             f"the rows of {path} are not in topic {source.topic}",
             cause=f"load {state.load} sent {state.rows} rows on {state.at} to another topic than the one that is called so now",
@@ -60,7 +60,7 @@ class RowsElsewhere(KappaError):
 class Progress:
     """Where a load is: rows and bytes (on disk) of the file so far, of ``bytes_total``; ``rows_before``: sent by an earlier run."""
 
-    path: Path
+    path: Place
     load: str
     rows: int
     rows_before: int
@@ -72,7 +72,7 @@ class Progress:
 class Loaded:
     """A finished file. ``sent``: rows sent by this call, 0 when it was ``already`` loaded; ``broken``: how many of them are unreadable."""
 
-    path: Path
+    path: Place
     state: LoadState
     sent: int
     broken: int
@@ -112,7 +112,7 @@ class Loader:
         # Not waiting for open transactions: one that a killed load left is ended by the fencing of its file, not by its timeout.
         self._known = read_loads(config, self._admin, wait=False)
 
-    def load(self, path: Path, *, again: bool = False) -> Loaded:
+    def load(self, path: Place, *, again: bool = False) -> Loaded:
         """Send a file, or what an earlier load of it has not sent; nothing when it is loaded already, unless ``again``.
 
         Raises FileChanged, LoadFenced, LoadFailed, LoadsUnreadable, and what readers raise for a file (connectors.files.errors).

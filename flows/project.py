@@ -96,7 +96,7 @@ class Project:
     def storage(self) -> str:
         """The storage root: an absolute folder, or a URL as written."""
         root = self.settings.storage
-        return root if "://" in root else str((self.folder / root).resolve())
+        return root.rstrip("/") if "://" in root else str((self.folder / root).resolve())
 
     @property
     def state_dir(self) -> Path:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from flows.errors import KappaError
-from sinks.address import local_folder
+from flows.objects import Place
+from sinks.address import root_folder
 from sinks.storage import put_if_absent, reaching
 
 FORMAT = 1
@@ -30,7 +30,7 @@ _GENERATION = re.compile(r"^([0-9a-f]{12})-(\d+)$")
 class FormatTooNew(KappaError):
     """A later kappa has written this storage root."""
 
-    def __init__(self, path: Path, found: int) -> None:
+    def __init__(self, path: Place, found: int) -> None:
         super().__init__(
             f"{path} has format {found}",
             cause=f"this kappa reads formats up to {FORMAT}",
@@ -46,6 +46,17 @@ class OtherWarehouse(KappaError):
             f"the storage root {root} belongs to the warehouse {found!r}, not to {wanted!r}",
             cause="two warehouses in one storage root would overwrite each other's catalogue",
             next_step="set another storage in warehouse.toml, or the name that the root was made with",
+        )
+
+
+class StorageOverwrites(KappaError):
+    """The storage takes a second file of the same name, so that nothing would keep two owners from overwriting each other's commits."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(
+            f"the storage root {root} cannot be used",
+            cause="its server ignores If-None-Match: it overwrites what must be written only once",
+            next_step="set storage to a server that puts conditionally, as AWS S3 does, or to a folder",
         )
 
 
@@ -94,26 +105,28 @@ class Catalog:
     root: str
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """``<root>/_kappa``. Raises StorageUnsupported."""
-        return local_folder(self.root) / "_kappa"
+        return root_folder(self.root) / "_kappa"
 
     def create(self, warehouse: str) -> None:
-        """Write ``format.json`` unless it is there; check it when it is. Raises FormatTooNew, OtherWarehouse, StorageUnusable."""
+        """Write ``format.json`` unless it is there; check it when it is.
+
+        Raises FormatTooNew, OtherWarehouse, StorageOverwrites, StorageUnusable.
+        """
         path = self.folder / "format.json"
         with reaching(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
-            put_if_absent(path, _encode({"format": FORMAT, "warehouse": warehouse, "created_at": _now()}), durable=True)
+            head = _encode({"format": FORMAT, "warehouse": warehouse, "created_at": _now()})
+            if put_if_absent(path, head, durable=True) and put_if_absent(path, head, durable=True):
+                raise StorageOverwrites(self.root)
             found = _read(path)["warehouse"]
         if found != warehouse:
             raise OtherWarehouse(self.root, found, warehouse)
 
     def numbers(self) -> list[int]:
         """The catalogues there are, ascending."""
-        folder = self.folder / "catalog"
-        if not folder.exists():
-            return []
-        return sorted(int(match[1]) for path in folder.iterdir() if (match := _NUMBER.match(path.name)))
+        return sorted(int(match[1]) for path in _entries(self.folder / "catalog") if (match := _NUMBER.match(path.name)))
 
     def read(self, n: int | None = None) -> CatalogState:
         """Catalogue ``n``, or the greatest; an empty one (n = 0) before the first. Raises FormatTooNew, StorageUnusable."""
@@ -147,10 +160,12 @@ class Catalog:
 
     def generations(self, table: str) -> list[str]:
         """The generations of ``layer.name`` that have a definition, by ordinal."""
-        folder = self.folder / "definitions" / table
-        if not folder.exists():
-            return []
-        return sorted((path.stem for path in folder.glob("*.json") if _GENERATION.match(path.stem)), key=ordinal)
+        entries = _entries(self.folder / "definitions" / table)
+        return sorted((path.stem for path in entries if path.suffix == ".json" and _GENERATION.match(path.stem)), key=ordinal)
+
+    def defined(self) -> list[str]:
+        """The tables that have a definition, live or not, sorted."""
+        return sorted(path.name for path in _entries(self.folder / "definitions"))
 
     def new_generation(self, table: str, fingerprint: str, definition: Mapping[str, Any]) -> str:
         """Store a definition (with its ``format``) under the next ordinal; returns ``<fingerprint>-<ordinal>``.
@@ -158,7 +173,8 @@ class Catalog:
         Call it before the generation's first commit. Raises StorageUnusable.
         """
         folder = self.folder / "definitions" / table
-        generations = self.generations(table)
+        with reaching(self.root):
+            generations = self.generations(table)
         generation = f"{fingerprint}-{ordinal(generations[-1]) + 1 if generations else 1}"
         assert _GENERATION.match(generation), generation
         with reaching(self.root):
@@ -170,7 +186,7 @@ class Catalog:
         """What a generation was built from, as ``new_generation`` got it. Raises FileNotFoundError, FormatTooNew."""
         return _read(self.folder / "definitions" / table / f"{generation}.json")
 
-    def _path(self, n: int) -> Path:
+    def _path(self, n: int) -> Place:
         return self.folder / "catalog" / f"{n:020}.json"
 
     def _check_format(self) -> None:
@@ -178,12 +194,20 @@ class Catalog:
             _read(self.folder / "format.json")
 
 
+def _entries(folder: Place) -> list[Place]:
+    """What is in a folder; nothing when it is not there."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
 def ordinal(generation: str) -> int:
     """The number after the dash: ``3f9a0c12b7de-2`` -> 2."""
     return int(generation.rpartition("-")[2])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Place) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     if values["format"] > FORMAT:
         raise FormatTooNew(path, values["format"])

@@ -10,21 +10,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path
 from urllib.parse import unquote
 
-from sinks.log import DeltaLog
+from flows.objects import Place
+from sinks.log import CHECKPOINT, COMMIT, DeltaLog, numbers
 
 ORPHAN_AGE_S = 86_400.0  # a file that no commit has named for so long was left by a process that died
 
 
 @dataclass(slots=True)
 class Vacuum:
-    """Deletes data files that no kept version names. Remembers what the commits removed, so that each commit is read once."""
+    """Deletes data files that no kept version names. Remembers what the commits removed, so that each commit is read once.
 
-    folder: Path
+    ``kept``: the files that only older versions name, which the last ``expired`` has left for these.
+    """
+
+    folder: Place
     _removed_at: dict[str, float] = field(default_factory=dict)
     _read_to: int = -1
+    kept: list[Place] = field(default_factory=list)
 
     def run(self, live: set[str], version: int, retention_s: float) -> int:
         """``live``: the paths of ``version``. Returns how many files were deleted."""
@@ -33,25 +37,24 @@ class Vacuum:
             file.unlink(missing_ok=True)
         return len(expired)
 
-    def expired(self, live: set[str], version: int, retention_s: float) -> list[Path]:
+    def expired(self, live: set[str], version: int, retention_s: float) -> list[Place]:
         """The files that no kept version names: removed before the retention, or left by a process that died."""
         self._read(version)
         now = time.time()
+        there = {str(file): file for file in _data_files(self.folder)}
         expired = []
         for path in list(self._removed_at):
             if path in live:
                 del self._removed_at[path]
             elif self._removed_at[path] < now - retention_s:
-                expired.append(self.folder / unquote(path))
+                expired.append(str(self.folder / unquote(path)))
                 del self._removed_at[path]
-        known = {str(self.folder / unquote(path)) for path in (*live, *self._removed_at)} | set(map(str, expired))
-        orphans = [file for file in _data_files(self.folder) if str(file) not in known]
+        kept = {str(self.folder / unquote(path)) for path in self._removed_at}
+        known = kept | {str(self.folder / unquote(path)) for path in live} | set(expired)
+        orphans = [file for name, file in there.items() if name not in known]
         oldest = now - max(retention_s, ORPHAN_AGE_S)
-        return [file for file in expired if file.exists()] + [file for file in orphans if (_modified_at(file) or now) < oldest]
-
-    def kept(self) -> list[Path]:
-        """The files that only older versions name, which ``expired`` has left for these."""
-        return [self.folder / unquote(path) for path in self._removed_at]
+        self.kept = [there[name] for name in kept if name in there]
+        return [there[name] for name in expired if name in there] + [file for file in orphans if (_modified_at(file) or now) < oldest]
 
     def _read(self, version: int) -> None:
         log = DeltaLog(self.folder)
@@ -64,7 +67,7 @@ class Vacuum:
         self._read_to = version
 
 
-def _modified_at(file: Path) -> float:
+def _modified_at(file: Place) -> float:
     """Seconds since 1970; 0 when another process has just deleted it."""
     try:
         return file.stat().st_mtime
@@ -72,9 +75,9 @@ def _modified_at(file: Path) -> float:
         return 0.0
 
 
-def _data_files(folder: Path) -> Iterator[Path]:
+def _data_files(folder: Place) -> Iterator[Place]:
     for path in folder.rglob("*.parquet"):
-        if "_delta_log" not in path.relative_to(folder).parts:
+        if "/_delta_log/" not in str(path)[len(str(folder)) :]:
             yield path
 
 
@@ -90,12 +93,14 @@ def clean_log(log: DeltaLog, retention_s: float, keep_from: int) -> int:
     return len(gone)
 
 
-def expired_log(log: DeltaLog, retention_s: float, keep_from: int) -> list[Path]:
+def expired_log(log: DeltaLog, retention_s: float, keep_from: int) -> list[Place]:
     """What ``clean_log`` deletes, in its order."""
     cutoff = time.time() - retention_s
-    expired = list(takewhile(lambda version: _modified_at(log.commit_path(version)) <= cutoff, log.versions()))
-    checkpoints = [version for version in log.checkpoints() if expired and version <= expired[-1]]
+    listed = {path.name: path for path in log.path.iterdir()}
+    versions, checkpoints = numbers(listed, COMMIT), numbers(listed, CHECKPOINT)
+    expired = list(takewhile(lambda version: _modified_at(listed[log.commit_path(version).name]) <= cutoff, versions))
+    checkpoints = [version for version in checkpoints if expired and version <= expired[-1]]
     if not checkpoints:
         return []
-    numbered = [(int(name), path) for path in log.path.iterdir() if (name := path.name.lstrip(".")[:20]).isdigit()]
+    numbered = [(int(name), path) for path in listed.values() if (name := path.name.lstrip(".")[:20]).isdigit()]
     return [path for _, path in sorted((number, path) for number, path in numbered if number < min(checkpoints[-1], keep_from))]

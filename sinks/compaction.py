@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from threading import Event
 from typing import Any
 from urllib.parse import unquote
@@ -15,9 +14,11 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from flows.faults import reach
+from flows.objects import Place
 from sinks.address import TableAddress
 from sinks.files import FileWriter, OldFile, WrittenFile, partition_text
 from sinks.owner import Rewrite
+from sinks.storage import readable
 
 BATCH_ROWS = 1024
 GROUP_BYTES = 16 * 1024 * 1024
@@ -140,7 +141,7 @@ def rewrite(
     return work
 
 
-def _row_groups(folder: Path, run: Sequence[LiveFile], schema: pa.Schema, group_bytes: int) -> Iterator[pa.Table]:
+def _row_groups(folder: Place, run: Sequence[LiveFile], schema: pa.Schema, group_bytes: int) -> Iterator[pa.Table]:
     """The rows of a run's files in their order, a row group at a time.
 
     File by file and without readahead: a dataset scanner held 110 MB for 16 files of 5.6 MB, this 21 MB, in the same time (measured).
@@ -148,7 +149,7 @@ def _row_groups(folder: Path, run: Sequence[LiveFile], schema: pa.Schema, group_
     buffer: list[pa.RecordBatch] = []
     nbytes = 0
     for file in run:
-        with pq.ParquetFile(folder / unquote(file.path), pre_buffer=False) as opened:
+        with pq.ParquetFile(readable(folder / unquote(file.path)), pre_buffer=False) as opened:
             for batch in opened.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
                 buffer.append(batch)
                 nbytes += batch.nbytes

@@ -8,7 +8,6 @@ statistics. The extension takes 0.23 s to load, and a table 10-20 ms to attach: 
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import re
 import tempfile
 import weakref
@@ -21,6 +20,7 @@ import psutil
 import pyarrow as pa
 
 from flows.errors import KappaError, UsageError
+from sinks.attachment import Attachments
 
 SCHEMAS = ("raw", "staging", "core", "analytics")
 _NAME = re.compile(r'"?\b(raw|staging|core|analytics)\b"?\s*\.\s*"?(\w+)"?', re.IGNORECASE)
@@ -106,7 +106,7 @@ class Engine:
         self._cursor = self._connection  # of the newest query
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()  # of the answers that somebody still has
         self._attached: dict[str, Pinned] = {}
-        self._loaded = False
+        self._delta = Attachments(self._connection)
         for schema in SCHEMAS:
             self._connection.execute(f"CREATE SCHEMA {schema}")
 
@@ -193,13 +193,10 @@ class Engine:
             self._create_view(name, self._views[name])
 
     def _attach(self, table: Pinned) -> None:
-        if not self._loaded:
-            self._connection.load_extension(delta_extension())
-            self._loaded = True
         catalog = _catalog(table)
         try:
             if table.name not in self._attached:
-                self._connection.execute(attach_sql(table.uri, table.version, catalog))
+                self._delta.attach(table.uri, table.version, catalog)
                 self._attached[table.name] = table
             columns = [row[0] for row in self._connection.execute(f"DESCRIBE FROM {catalog}").fetchall()]
         except duckdb.Error as error:
@@ -222,17 +219,6 @@ class Engine:
             self._broken[name] = ViewInvalid(name, lost[0] if lost else cause)
 
 
-def attach_sql(uri: str, version: int, catalog: str) -> str:
-    """SQL that attaches a Delta table at a version under a quoted name."""
-    return f"ATTACH {_text(uri)} AS {catalog} (TYPE delta, VERSION {version}, PIN_SNAPSHOT, READ_ONLY)"
-
-
-def delta_extension() -> str:
-    """The path of DuckDB's delta extension as the wheel ``duckdb-extension-delta`` carries it: nothing is copied or downloaded."""
-    folder = importlib.resources.files("duckdb_extension_delta") / "extensions" / f"v{duckdb.__version__}"
-    return str(folder / "delta.duckdb_extension")
-
-
 def message(error: Exception) -> str:
     """DuckDB's words without the backtrace that its extensions add."""
     return _BACKTRACE.sub("", str(error))
@@ -246,7 +232,3 @@ def _quoted(name: str) -> str:
 def _catalog(table: Pinned) -> str:
     """The name that a table is attached under."""
     return f'"{table.name}@{table.version}"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

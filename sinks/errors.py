@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from flows.errors import KappaError
 from flows.ledger import LogIdentity, RunIdentity, Span
+from flows.objects import Place
 
 
 class Fenced(KappaError):
@@ -94,12 +94,12 @@ class TableUnreadable(KappaError):
 class TableLost(TableUnreadable):
     """Its folder holds no Delta log at all."""
 
-    def __init__(self, table: str, folder: Path) -> None:
+    def __init__(self, table: str, folder: Place) -> None:
         super().__init__(table, f"{folder} holds no Delta log: it was removed, or the run that makes it has only begun")
 
 
 class CommitFailed(KappaError):
-    """The storage refused a commit several times; it has not landed."""
+    """The storage refused a commit several times, or did not answer. The next run sees whether it has landed."""
 
     def __init__(self, table: str, version: int, commit_id: str, cause: str) -> None:
         super().__init__(

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any, Protocol
@@ -23,10 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.memory import are_large
+from flows.objects import Place
 from sinks.address import TableAddress
 from sinks.log import Action
 from sinks.stats import FileStats
-from sinks.storage import sync
+from sinks.storage import new_file
 
 # A column with more distinct values is written plain. Measured on 150,000 typed rows of mostly distinct values: a third of the CPU and two
 # thirds of the size that the default of 1 MiB costs; for columns that do repeat nothing changes.
@@ -201,14 +201,12 @@ class DataFile:
 
     written: WrittenFile
 
-    def __init__(self, folder: Path, schema: pa.Schema, partition_values: Mapping[str, str | None], prefix: str, *, durable: bool) -> None:
+    def __init__(self, folder: Place, schema: pa.Schema, partition_values: Mapping[str, str | None], prefix: str, *, durable: bool) -> None:
         self.schema = schema  # of the file: without partition columns
         self._values = partition_values
-        self._durable = durable
         parts = [f"{_escape(name)}={NULL_PARTITION if text is None else _escape(text)}" for name, text in partition_values.items()]
         self._relative = "/".join([*parts, f"{prefix}-{uuid4()}.parquet"])
-        self._path = folder / self._relative
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = new_file(folder / self._relative, durable=durable)
         self._stats = FileStats(schema)
         self._footer: list[pq.FileMetaData] = []
         self._writer: pq.ParquetWriter | None = None  # made with the first rows, which show what repeats
@@ -223,7 +221,7 @@ class DataFile:
         if self._writer is None:
             dictionary, encodings = choose_encodings(rows)
             self._writer = pq.ParquetWriter(
-                self._path,
+                self._file.sink,
                 self.schema,
                 compression="zstd",
                 compression_level=1,
@@ -242,16 +240,13 @@ class DataFile:
             with suppress(Exception):  # what could not be written (a full disk) cannot be closed either
                 if self._writer is not None:
                     self._writer.close()
-            self._path.unlink(missing_ok=True)
+            self._file.discard()
             return
         self._opened(self.schema.empty_table()).close()
-        if self._durable:
-            sync(self._path)
-            sync(self._path.parent)
+        nbytes = self._file.finish()
         footer = self._footer[0]
-        self.written = WrittenFile(
-            quote(self._relative, safe="/=-_.~"), self._values, footer.num_rows, self._path.stat().st_size, self._stats.to_json(footer)
-        )
+        path = quote(self._relative, safe="/=-_.~")
+        self.written = WrittenFile(path, self._values, footer.num_rows, nbytes, self._stats.to_json(footer))
 
 
 def choose_encodings(rows: pa.Table) -> tuple[list[str], dict[str, str]]:

@@ -21,6 +21,7 @@ from sinks.address import TableAddress
 from sinks.compaction import LiveFile, live_files
 from sinks.files import OldFile
 from sinks.keys import Keys
+from sinks.storage import readable
 from sinks.table import open_table
 
 PREFIX = "leaf"
@@ -72,7 +73,7 @@ class Leaves:
 
 
 def _first_row(address: TableAddress, file: LiveFile) -> pa.Table:
-    with pq.ParquetFile(address.folder / unquote(file.path), pre_buffer=False) as opened:
+    with pq.ParquetFile(readable(address.folder / unquote(file.path)), pre_buffer=False) as opened:
         return pa.Table.from_batches([next(opened.iter_batches(batch_size=1, use_threads=False))])
 
 

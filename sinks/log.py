@@ -9,33 +9,33 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from flows.objects import Place
 from sinks.storage import put_if_absent
 
 Action = dict[str, Any]
 ENGINE = "kappa/0.1.0"
-_COMMIT = re.compile(r"^(\d{20})\.json$")
-_CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\.parquet$")
+COMMIT = re.compile(r"^(\d{20})\.json$")
+CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\.parquet$")
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaLog:
     """The log in ``folder``, the table's folder."""
 
-    folder: Path
+    folder: Place
     durable: bool = False
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         return self.folder / "_delta_log"
 
-    def commit_path(self, version: int) -> Path:
+    def commit_path(self, version: int) -> Place:
         return self.path / f"{version:020}.json"
 
     def put(self, version: int, body: bytes) -> bool:
@@ -52,11 +52,11 @@ class DeltaLog:
 
     def versions(self) -> list[int]:
         """The versions whose commits the log still holds, ascending."""
-        return self._numbers(_COMMIT)
+        return self._numbers(COMMIT)
 
     def checkpoints(self) -> list[int]:
         """The versions of the checkpoints that the log still holds, ascending."""
-        return self._numbers(_CHECKPOINT)
+        return self._numbers(CHECKPOINT)
 
     def last_checkpoint(self) -> int:
         """The version in ``_last_checkpoint``; -1 without one."""
@@ -66,8 +66,15 @@ class DeltaLog:
             return -1
 
     def _numbers(self, name: re.Pattern[str]) -> list[int]:
-        paths = self.path.iterdir() if self.path.is_dir() else ()  # no folder: no version
-        return sorted(int(match[1]) for path in paths if (match := name.match(path.name)))
+        try:
+            return numbers((path.name for path in self.path.iterdir()), name)
+        except (FileNotFoundError, NotADirectoryError):  # no folder: no version
+            return []
+
+
+def numbers(names: Iterable[str], pattern: re.Pattern[str]) -> list[int]:
+    """The numbers of the files whose names match, ascending."""
+    return sorted(int(match[1]) for name in names if (match := pattern.match(name)))
 
 
 def encode(actions: Sequence[Action]) -> bytes:

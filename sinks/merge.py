@@ -27,6 +27,7 @@ from sinks.errors import KeyMoved
 from sinks.files import Change, FileWriter, OldFile, WrittenFile
 from sinks.keys import Keys, Latest
 from sinks.leaves import PREFIX, Leaf, Leaves, Values, route
+from sinks.storage import readable
 
 LEAF_ROWS = 131_072
 SORT_APART_ROWS = 32_768
@@ -250,7 +251,7 @@ class Merge:
         self._unnamed = []
 
     def _read(self, file: OldFile) -> pa.Table:
-        with pq.ParquetFile(self.writer.address.folder / unquote(file.path), pre_buffer=False) as opened:
+        with pq.ParquetFile(readable(self.writer.address.folder / unquote(file.path)), pre_buffer=False) as opened:
             rows = opened.read(use_threads=False).cast(self.writer.stored)
         return rows.append_column(_FLAG, pa.repeat(pa.scalar(False), rows.num_rows)) if self._forgets else rows
 

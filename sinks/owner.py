@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 from flows.batch import Failure
 from flows.faults import reach
 from flows.ledger import LogIdentity, RunIdentity, Span
+from flows.objects import Place
 from flows.ulid import new_ulid
 from sinks.address import TableAddress
 from sinks.errors import CommitFailed, Fenced, LedgerBroken, RewriteStale, TableAltered, unbalanced
@@ -54,7 +54,7 @@ class Rewrite:
     files: Sequence[tuple[WrittenFile, int]]
     replaced: Sequence[OldFile]
 
-    def discard(self, folder: Path) -> None:
+    def discard(self, folder: Place) -> None:
         """Delete the new files, which no commit names."""
         for file, _ in self.files:
             (folder / unquote(file.path)).unlink(missing_ok=True)
@@ -195,8 +195,7 @@ class Owner:
     def check(self) -> None:
         """See whether the table is still this owner's. Raises Fenced, TableAltered, LedgerBroken."""
         self._look("")
-        if self._newest is not self._record:
-            raise Fenced(self.address.name, self.epoch, self._newest.run, self._newest.epoch)
+        self._refuse_if_fenced(self._record)
 
     def rewrite(self, work: Rewrite) -> CommitInfo:
         """Replace files by others that hold the same rows. Raises RewriteStale, Fenced, TableAltered, CommitFailed."""
@@ -260,8 +259,7 @@ class Owner:
         at_ms = now_ms()
         body = self._body(operation, at_ms, actions, record)
         for _ in range(PUT_ATTEMPTS):
-            if self._newest is not self._record:
-                raise Fenced(self.address.name, self.epoch, self._newest.run, self._newest.epoch)
+            self._refuse_if_fenced(record)
             if basis is not None and self._foreign_change > basis:
                 raise RewriteStale(self.address.name, self._foreign_change)
             if self._attempt(record, body):
@@ -282,11 +280,19 @@ class Owner:
             landed = False
         if landed:
             self._version, self._newest = version, record
-        elif not self._look(record.id):
+        elif not self._find(record.id):
             return False
         self._refuse_if_overtaken()
         self._own_version, self._record = self._version, self._newest
         return True
+
+    def _find(self, commit_id: str) -> bool:
+        """``_look``, when the storage may still be out of reach: what cannot be looked for is put again, as the same version only."""
+        try:
+            return self._look(commit_id)
+        except OSError as error:
+            self._trouble = error
+            return False
 
     def _look(self, commit_id: str) -> bool:
         """Read the versions after the last one seen, up to ``commit_id``. True: it is there, so it had landed.
@@ -313,6 +319,15 @@ class Owner:
         if record is None:
             raise LedgerBroken(self.address.name, f"version {self._version + 1} took the table's epoch without a ledger")
         return record
+
+    def _refuse_if_fenced(self, mine: CommitRecord) -> None:
+        """``mine``: what is written in this epoch and run. Raises Fenced, or CommitFailed for one of its own that came late."""
+        if self._newest is self._record:
+            return
+        if (self._newest.epoch, self._newest.run) == (mine.epoch, mine.run):
+            cause = "a commit of this run has landed that it had given up as failed; the next run goes on after it"
+            raise CommitFailed(self.address.name, self._version, self._newest.id, cause)
+        raise Fenced(self.address.name, self.epoch, self._newest.run, self._newest.epoch)
 
     def _refuse_if_overtaken(self) -> None:
         """A version that was free because a later owner had cleaned it up is no commit: readers start at a checkpoint above it.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import unquote
+
+import pyarrow as pa
 
 from flows.errors import KappaError
 from sinks.address import TableAddress
@@ -15,6 +16,7 @@ from sinks.errors import TableLost, TableUnreadable
 from sinks.history import commits
 from sinks.log import DeltaLog
 from sinks.record import CommitRecord
+from sinks.storage import all_exist
 from sinks.table import open_table
 
 _FEW = 8
@@ -98,5 +100,5 @@ def _readable(address: TableAddress, version: int) -> bool:
     """Whether a version still has all of its files: vacuum removes those of versions older than the retention, never the newest's."""
     if DeltaLog(address.folder).versions()[-1:] == [version]:
         return True
-    table = open_table(address, version)
-    return all((Path(address.folder) / unquote(uri.removeprefix(address.uri).lstrip("/"))).exists() for uri in table.file_uris())
+    adds = pa.table(open_table(address, version).get_add_actions())
+    return all_exist(address.folder, map(unquote, adds.column("path").to_pylist()))

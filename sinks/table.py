@@ -10,6 +10,7 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 
 from flows.ledger import LogIdentity, RunIdentity
+from flows.objects.errors import ObjectStoreFailed
 from sinks.address import TableAddress
 from sinks.errors import LedgerBroken, LedgerLost, LogChanged, TableAltered, TableLost, TableUnreadable, describe
 from sinks.log import Action, DeltaLog, info_of
@@ -23,7 +24,7 @@ def open_or_create(address: TableAddress, schema: pa.Schema, partition_by: Seque
     """The table, at its last version. Raises TableAltered when its schema, partitions, protocol or properties are not the owner's, and
     StorageUnusable when it cannot be made.
     """
-    options = dict(address.storage_options) or None
+    options = address.storage_options
     if not DeltaTable.is_deltatable(address.uri, options):
         retention = f"interval {max(1, round(retention_s))} seconds"
         configuration = {
@@ -59,14 +60,16 @@ def open_table(address: TableAddress, version: int | None = None) -> DeltaTable:
         versions = DeltaLog(address.folder).versions() if version is None else [version]
         if not versions:
             raise TableLost(address.name, address.folder)
-        return DeltaTable(address.uri, version=versions[-1], storage_options=dict(address.storage_options) or None)
+        return DeltaTable(address.uri, version=versions[-1], storage_options=address.storage_options)
 
 
 @contextmanager
 def reading(address: TableAddress) -> Iterator[None]:
-    """Raises TableUnreadable for what deltalake, the JSON reader and the system say of a table's log."""
+    """Raises TableUnreadable for what deltalake, the JSON reader and the system say of a table's log, and ObjectStoreFailed as it is."""
     try:
         yield
+    except ObjectStoreFailed:
+        raise
     except (DeltaError, OSError, ValueError, KeyError) as error:  # msgspec's errors are ValueErrors
         raise TableUnreadable(address.name, f"its Delta log cannot be used: {type(error).__name__}: {error}") from error
 

@@ -8,13 +8,14 @@ alone, since an owner without its epoch stops its run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 
 from flows.errors import KappaError
 from flows.faults import reach
 from flows.ledger import RunIdentity
+from flows.objects import Place
 from flows.settings import MaintenanceSettings
 from sinks.address import TableAddress
 from sinks.cleanup import Vacuum, expired_log
@@ -34,9 +35,12 @@ class Amount:
     nbytes: int | None = 0
 
     @classmethod
-    def of(cls, paths: Iterable[Path]) -> Amount:
+    def of(cls, paths: Iterable[Place]) -> Amount:
         """What lies there now; a path without a file counts for nothing."""
-        sizes = [path.stat().st_size for path in paths if path.exists()]
+        sizes = []
+        for path in paths:
+            with suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size)
         return cls(len(sizes), sum(sizes))
 
 
@@ -125,7 +129,7 @@ class Upkeeper:
                 table.create_checkpoint()
         vacuum = Vacuum(address.folder)
         unneeded = vacuum.expired({file.path for file in live_files(table)}, table.version(), retention_s)
-        done.removed, done.kept = Amount.of(unneeded), Amount.of(vacuum.kept())
+        done.removed, done.kept = Amount.of(unneeded), Amount.of(vacuum.kept)
         old = expired_log(log, retention_s, keep_from=ledger.version)
         done.log = Amount.of(old)
         for path in [] if self.dry else [*unneeded, *old]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from flows.errors import UsageError
+from flows.objects import is_url
 from flows.project import load_project
 from sinks.address import TableAddress
 from sinks.engine import Engine, Pinned
@@ -35,10 +36,12 @@ class Warehouse:
 
     @classmethod
     def open(cls, path: str | Path, memory_limit: int | None = None) -> Warehouse:
-        """``path``: a warehouse folder (with warehouse.toml) or a storage root (with _kappa); ``memory_limit``: bytes for DuckDB.
+        """``path``: a warehouse folder (with warehouse.toml) or a storage root (with _kappa, or a URL); ``memory_limit``: bytes for DuckDB.
 
         Raises UsageError when it is neither, and what reading the settings or the catalogue raises.
         """
+        if isinstance(path, str) and is_url(path):
+            return cls(path.rstrip("/"), memory_limit)
         folder = Path(path)
         if (folder / "warehouse.toml").exists():
             return cls(load_project(folder).storage, memory_limit)

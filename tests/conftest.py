@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from infra.stack.local import LocalStack
+from tests.s3 import S3Server, serve, servers
 
 HEAP_MB = 384
 
@@ -53,6 +54,21 @@ def postgres(stack: LocalStack) -> str:
     stack.up(kafka=False)
     assert stack.postgres.dsn is not None
     return stack.postgres.dsn
+
+
+@pytest.fixture(scope="session", params=servers())
+def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server: moto's, and VersityGW where it is installed (CONTRIBUTING.md)."""
+    with serve(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a bucket of the test's own, which the environment gives access to."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.make_bucket()}"
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from pyarrow.fs import S3FileSystem
 
 from flows.batch import SYSTEM
 from flows.ledger import LogIdentity, RunIdentity, Span
@@ -20,7 +21,7 @@ SCHEMA = pa.schema([pa.field("text", pa.string()), *SYSTEM])
 LOG = LogIdentity("cluster-1", {TOPIC: "topic-1"})
 
 
-def address(root: Path, name: str = "core.flight") -> TableAddress:
+def address(root: Path | str, name: str = "core.flight") -> TableAddress:
     return TableAddress(str(root), name, "3f9a0c12b7de-1")
 
 
@@ -57,13 +58,29 @@ def commit(owner: Owner, offsets: range, partition: int = 0) -> CommitInfo:
 def stored(table: TableAddress) -> Counter[tuple[int, int]]:
     """How often the table holds each (partition, offset)."""
     found: Counter[tuple[int, int]] = Counter()
-    for path in DeltaTable(table.uri).file_uris():
-        part = pq.read_table(path, columns=["_partition", "_offset"], partitioning=None).to_pydict()
+    folder, filesystem = table.uri, None
+    if options := table.storage_options:
+        folder, filesystem = (
+            table.uri.removeprefix("s3://"),
+            S3FileSystem(
+                access_key=options["AWS_ACCESS_KEY_ID"],
+                secret_key=options["AWS_SECRET_ACCESS_KEY"],
+                endpoint_override=options["AWS_ENDPOINT_URL"],
+            ),
+        )
+    for uri in opened(table).file_uris():
+        path = folder + uri.partition(table.path)[2]
+        part = pq.read_table(path, columns=["_partition", "_offset"], partitioning=None, filesystem=filesystem).to_pydict()
         found.update(zip(part["_partition"], part["_offset"], strict=True))
     return found
 
 
+def opened(table: TableAddress) -> DeltaTable:
+    """The table as deltalake opens it."""
+    return DeltaTable(table.uri, storage_options=table.storage_options)
+
+
 def txns(table: TableAddress, partitions: int = 1) -> dict[int, int | None]:
     """Partition -> position in Delta's own transactions."""
-    delta = DeltaTable(table.uri)
+    delta = opened(table)
     return {p: delta.transaction_version(f"kappa/{table.name}/{table.generation}/{TOPIC}/{p}") for p in range(partitions)}

@@ -69,7 +69,7 @@ class Table:
 class Root:
     """A storage root with a catalogue."""
 
-    path: Path
+    path: Path | str
     tables: dict[str, Table] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

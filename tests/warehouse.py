@@ -150,10 +150,13 @@ class Warehouse:
         content: dict[str, Any] = json.loads(newest.read_text())
         return content
 
+    def delta(self, path: str) -> DeltaTable:
+        """The table at a path of the catalogue."""
+        return DeltaTable(str(self.folder / "data" / path))
+
     def rows(self, table: str) -> list[dict[str, Any]]:
         """All rows of the live generation, by position."""
-        path = self.folder / "data" / self.catalogue()["tables"][table]["path"]
-        rows: list[dict[str, Any]] = DeltaTable(str(path)).to_pyarrow_table().to_pylist()
+        rows: list[dict[str, Any]] = self.delta(self.catalogue()["tables"][table]["path"]).to_pyarrow_table().to_pylist()
         if table.startswith("analytics."):
             return sorted(rows, key=lambda row: (row["kind"] is not None, row["kind"] or "", row.get("corner", 0)))
         return sorted(rows, key=lambda row: (row["_partition"], row["_offset"], row.get("_row") or 0))

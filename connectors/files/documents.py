@@ -6,21 +6,15 @@ The event goes out with the file's hash, so that a reference can be told from wh
 from __future__ import annotations
 
 import base64
-import mimetypes
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from connectors.files.chunk import Broken, Chunk, Rows
-from connectors.files.errors import FileUnreadable
-from connectors.files.input import InputFile
+from connectors.files.input import InputFile, reading
+from connectors.files.media import media_type
 from flows.contract import Source
-
-# Not the machine's own tables: the same file is the same event everywhere.
-_MEDIA_TYPES = mimetypes.MimeTypes(filenames=())
-_MEDIA_TYPES.add_type("text/markdown", ".md")
-_UNKNOWN = "application/octet-stream"
 
 
 def read_document(source: Source, file: InputFile) -> Rows:
@@ -53,20 +47,12 @@ def _chunks(source: Source, file: InputFile) -> Iterator[Chunk]:
 
 def _content(file: InputFile, kind: str) -> tuple[str | None, str]:
     """The content as a member of the event, and why there is none."""
-    try:
+    with reading(file.path):
         file.file.seek(0)
         raw = file.file.read()
-    except OSError as error:
-        raise FileUnreadable(file.path, str(error)) from error
     if kind == "binary":
         return base64.b64encode(raw).decode(), ""
     try:
         return raw.decode("utf-8-sig"), ""
     except UnicodeDecodeError as error:
         return None, f'not UTF-8 at byte {error.start}: [documents] content = "binary" takes such files'
-
-
-def media_type(name: str) -> str:
-    """By the end of the name; of a compressed file that of the compression."""
-    kind, compression = _MEDIA_TYPES.guess_type(name)
-    return f"application/{compression}" if compression else kind or _UNKNOWN

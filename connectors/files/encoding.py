@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import codecs
-from pathlib import Path
 
 from connectors.files.errors import FormatMismatch
 from connectors.files.input import Stream
+from flows.objects import Place
 
 _ASCII = bytes(range(128))
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -80,7 +80,7 @@ class _Transcoded:
                 return text.encode("utf-8", "surrogatepass")
 
 
-def encoding(name: str, path: Path, special: str) -> Encoding:
+def encoding(name: str, path: Place, special: str) -> Encoding:
     """The encoding called ``name``; ``special``: delimiter and quote. Raises FormatMismatch for one that cannot be split on bytes."""
     try:
         known = codecs.lookup(name).name

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connectors.files.chunk import Broken, Chunk, Rows
-from connectors.files.errors import FileUnreadable, FormatMismatch
-from connectors.files.input import InputFile
+from connectors.files.errors import FormatMismatch
+from connectors.files.input import InputFile, reading
 from connectors.files.names import check_names, missing_columns
 from flows.contract import Source
 
@@ -28,10 +28,8 @@ def read_parquet(source: Source, file: InputFile) -> Rows:
     """The rows of a Parquet file. For a csv source every value is a string. Raises FileUnreadable or FormatMismatch."""
     if file.compression:
         raise FormatMismatch(file.path, "Parquet is compressed inside", f"unpack {file.path}")
-    try:
+    with reading(file.path, pa.ArrowException):
         parquet = pq.ParquetFile(file.file)
-    except (pa.ArrowException, OSError) as error:
-        raise FileUnreadable(file.path, str(error)) from error
     unknown = [f"{field.name} ({field.type})" for field in parquet.schema_arrow if not _known(field.type)]
     if unknown:
         raise FormatMismatch(file.path, f"types that JSON cannot hold: {', '.join(unknown)}", "write these columns with another type")
@@ -43,7 +41,7 @@ def read_parquet(source: Source, file: InputFile) -> Rows:
 def _chunks(source: Source, file: InputFile, parquet: pq.ParquetFile) -> Iterator[Chunk]:
     names = parquet.schema_arrow.names
     keyed = bool(source.key) and set(source.key) <= set(names)
-    try:
+    with reading(file.path, pa.ArrowException, UnicodeDecodeError):
         for batch in parquet.iter_batches(_batch_rows(parquet.metadata)):
             if batch.num_rows:
                 columns, broken = _decodable(batch)
@@ -52,8 +50,6 @@ def _chunks(source: Source, file: InputFile, parquet: pq.ParquetFile) -> Iterato
                     texts = [_cells(text) for text in texts]
                 keys = _objects(source.key, [texts[names.index(name)] for name in source.key]) if keyed else [None] * batch.num_rows
                 yield Chunk([None if index in broken else key for index, key in enumerate(keys)], _objects(names, texts), broken)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise FileUnreadable(file.path, str(error)) from error
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:

@@ -8,26 +8,28 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from connectors.files.errors import FilesNotFound, FileUnreadable
-
-HIDDEN = (".", "_", "~$")
-TEMPORARY = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")  # ends of names; Office's locks begin with ~$
+from connectors.files.leave_out import left_out
+from connectors.files.objects import find_objects
+from flows.objects import Place, is_url
+from flows.objects.errors import ObjectStoreFailed
 
 
 def _raise(unreadable: FileUnreadable) -> None:
     raise unreadable
 
 
-def find_files(paths: Iterable[str], failed: Callable[[FileUnreadable], None] = _raise) -> list[Path]:
-    """The files of files, folders (all that is in them, sorted) and globs (sorted, ``**`` too), each once.
+def find_files(paths: Iterable[str], failed: Callable[[FileUnreadable], None] = _raise) -> list[Place]:
+    """The files of files, folders (all that is in them, sorted) and globs (sorted, ``**`` too), each once; the same of s3:// URLs.
 
-    Names that begin with ``.`` or ``_`` inside a folder are left out, as Spark and Hive do (``_SUCCESS``), and those of files that
-    a program is still writing (``TEMPORARY``). ``failed`` is told of folders that cannot be entered; by default it raises. Raises
-    FilesNotFound.
+    Inside a folder, hidden names and those of temporary files are left out (``left_out``). ``failed`` is told of folders that cannot be
+    entered; by default it raises. Raises FilesNotFound, UrlInvalid, ObjectStoreFailed.
     """
-    found: dict[Path, None] = {}
+    found: dict[Place, None] = {}
     for path in paths:
         try:
-            files = list(_expand(path, failed))
+            files: list[Place] = list(find_objects(path) if is_url(path) else _expand(path, failed))
+        except ObjectStoreFailed:
+            raise
         except OSError as error:  # a folder that may not be entered, a name too long
             raise FilesNotFound(path, str(error)) from None
         if not files:
@@ -47,7 +49,7 @@ def _expand(path: str, failed: Callable[[FileUnreadable], None]) -> Iterator[Pat
             there = Path(match)
             if there.is_dir() and not path.endswith("**"):
                 yield from _inside(there, failed)
-            elif there.is_file():
+            elif there.is_file() and not match.endswith("/"):  # Python 3.11 takes a file for what a/** means
                 yield there
 
 
@@ -58,7 +60,6 @@ def _inside(folder: Path, failed: Callable[[FileUnreadable], None]) -> Iterator[
         failed(FileUnreadable(Path(str(error.filename)), str(error), "give this user the right to enter it, or name the other folders"))
 
     for inside, folders, files in os.walk(folder, onerror=closed):
-        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
-        names = (name for name in files if not name.startswith(HIDDEN) and not name.lower().endswith(TEMPORARY))
-        found += [file for name in names if (file := Path(inside) / name).is_file()]
+        folders[:] = [name for name in folders if not left_out([name, ""])]
+        found += [file for name in files if not left_out([name]) and (file := Path(inside) / name).is_file()]
     yield from sorted(found)

@@ -10,6 +10,7 @@ from connectors.files.documents import read_document
 from connectors.files.errors import FormatMismatch
 from connectors.files.input import InputFile
 from connectors.files.lines import read_json, read_text
+from connectors.files.media import without_rows
 from connectors.files.parquet import read_parquet
 from connectors.files.sheet import SHEETS, read_sheet
 from flows.contract import Dialect, Source
@@ -45,6 +46,12 @@ def read_rows(source: Source, file: InputFile) -> Rows:
         return read_parquet(source, file)
     if file.format in SHEETS:
         return read_sheet(source, file)
+    if kind := without_rows(file.path.name):
+        raise FormatMismatch(
+            file.path,
+            f"by its name it is {kind}, from which no rows are read",
+            "unpack or convert it; a source with [documents] takes any file as it is",
+        )
     return {"csv": read_csv, "json": read_json, "text": read_text}[source.format](source, file)
 
 

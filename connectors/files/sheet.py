@@ -15,7 +15,7 @@ from python_calamine import CalamineError, CalamineWorkbook, PasswordError
 
 from connectors.files.chunk import Broken, Chunk, Rows, cut, too_long
 from connectors.files.errors import FileUnreadable, FormatMismatch, HeaderInvalid
-from connectors.files.input import InputFile
+from connectors.files.input import InputFile, reading
 from connectors.files.names import check_names, missing_columns
 from flows.contract import Source
 
@@ -49,33 +49,28 @@ def _rows(source: Source, file: InputFile) -> Iterator[list[Cell]]:
     if unpacked_bytes > MAX_BYTES:
         cause = f"it has {unpacked_bytes} bytes unpacked, and a spreadsheet is read whole, up to {MAX_BYTES} bytes"
         raise FormatMismatch(file.path, cause, "save the sheet as CSV, and load that")
-    try:
+    with reading(file.path, CalamineError):
         file.file.seek(0)
-        book = CalamineWorkbook.from_filelike(file.file)
-        if source.sheet.name is not None and source.sheet.name not in book.sheet_names:
+        try:
+            book = CalamineWorkbook.from_filelike(file.file)
+        except PasswordError as error:
+            raise FileUnreadable(file.path, str(error), "save it without a password") from error
+        name = source.sheet.name
+        if name is not None and name not in book.sheet_names:
             have = ", ".join(map(repr, book.sheet_names))
-            raise FormatMismatch(
-                file.path,
-                f"it has no sheet {source.sheet.name!r}, but {have}",
-                f"correct [sheet] name in sources/{source.name}.toml",
-            )
-        sheet = book.get_sheet_by_name(source.sheet.name) if source.sheet.name is not None else book.get_sheet_by_index(0)
+            raise FormatMismatch(file.path, f"it has no sheet {name!r}, but {have}", f"correct [sheet] name in sources/{source.name}.toml")
+        sheet = book.get_sheet_by_name(name) if name is not None else book.get_sheet_by_index(0)
         return iter(sheet.iter_rows())
-    except PasswordError as error:
-        raise FileUnreadable(file.path, str(error), "save it without a password") from error
-    except (CalamineError, OSError) as error:
-        raise FileUnreadable(file.path, str(error)) from error
 
 
 def _unpacked_bytes(file: InputFile) -> int:
-    try:
+    with reading(file.path):
         file.file.seek(0)
-        with zipfile.ZipFile(file.file) as archive:
-            return sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError):  # .xls is no archive; what should be one is told by the reader
-        return file.size
-    except OSError as error:
-        raise FileUnreadable(file.path, str(error)) from error
+        try:
+            with zipfile.ZipFile(file.file) as archive:
+                return sum(entry.file_size for entry in archive.infolist())
+        except (zipfile.BadZipFile, NotImplementedError):  # .xls is no archive; what should be one is told by the reader
+            return file.size
 
 
 def _chunks(source: Source, names: list[str], rows: Iterator[list[Cell]]) -> Iterator[Chunk]:

@@ -40,6 +40,7 @@ def load(folder: Path, source: str, paths: tuple[str, ...], again: bool, as_json
     Examples:
       kappa load flights flights.csv
       kappa load flights 2013/ 'archive/*.csv.gz'
+      kappa load flights s3://landing/2013/       AWS_ENDPOINT_URL and credentials from the environment
       kappa load flights flights.csv --again      all of its rows a second time
     """
     from connectors.files.paths import find_files
@@ -77,7 +78,7 @@ def load(folder: Path, source: str, paths: tuple[str, ...], again: bool, as_json
                 click.echo(_line(done, time.monotonic() - started_at))
     if as_json:
         click.echo(json.dumps({"source": source, "files": [_json(done) for done in results], "errors": [str(error) for error in failures]}))
-    return max((error.exit_status for error in failures), default=0)
+    return 1 if failures and results else max((error.exit_status for error in failures), default=0)
 
 
 def _line(done: Loaded, took_s: float) -> str:

@@ -80,8 +80,7 @@ class WarehouseHistory:
     def logs(self) -> Iterator[GenerationLog]:
         """Every generation that has a definition, live or not."""
         catalog = Catalog(self.root)
-        definitions = catalog.folder / "definitions"
-        for table in sorted(path.name for path in definitions.iterdir()) if definitions.exists() else []:
+        for table in catalog.defined():
             for generation in catalog.generations(table):
                 yield GenerationLog(TableAddress(self.root, table, generation))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from flows.faults import reach
 from flows.settings import MaintenanceSettings
@@ -16,7 +15,7 @@ from tests.owned import SCHEMA, TOPIC, address, claim, rows, span
 ROWS = 3
 
 
-def work(root: Path, commits: int) -> None:
+def work(root: str, commits: int) -> None:
     table = address(root)
     owner = claim(table, os.getpid())
     writer = FileWriter(table, SCHEMA)
@@ -32,4 +31,4 @@ def work(root: Path, commits: int) -> None:
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), int(sys.argv[2]))
+    work(sys.argv[1], int(sys.argv[2]))

@@ -21,14 +21,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
-def start(root: Path, fault: str | None = None, *, commits: int) -> subprocess.Popen[bytes]:
+def start(root: Path | str, fault: str | None = None, *, commits: int) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name != "KAPPA_FAULT"}
     environment |= {"KAPPA_FAULT": fault} if fault else {}
     command = [sys.executable, "-m", "tests.faults.owner_worker", str(root), str(commits)]
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment)
 
 
-def check(root: Path, commits: int) -> None:
+def check(root: Path | str, commits: int) -> None:
     table = address(root)
     assert stored(table) == {(0, offset): 1 for offset in range(commits * ROWS)}
     assert txns(table) == {0: commits * ROWS}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import shutil
 import tomllib
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 from flows.project import load_project
 from sinks import Warehouse
 from tests.inprocess import audit, kappa
+from tests.s3 import serve, servers
 
 pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).parents[2] / "examples/flights"
@@ -107,8 +110,21 @@ def flight(chance: random.Random, carriers: list[str], airports: list[str], plan
     }
 
 
+@pytest.fixture(scope="module", params=["folder", servers()[-1]])
+def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the tables are: what warehouse.toml says, or a bucket, of a real server where there is one."""
+    if request.param == "folder":
+        yield "data"
+        return
+    with serve(request.param, tmp_path_factory.mktemp(request.param)) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        patch.setenv("KAPPA_STORAGE", f"s3://{server.make_bucket()}/flights")
+        yield os.environ["KAPPA_STORAGE"]
+
+
 @pytest.fixture(scope="module")
-def example(kafka, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def example(kafka, storage: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the example with topics of its own, loaded, run and caught up, without PostgreSQL."""
     folder = tmp_path_factory.mktemp("example") / "flights"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("data", "files", ".kappa"))
@@ -120,11 +136,11 @@ def example(kafka, tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write(settings)
     (folder / "files").mkdir()
     write_files(folder / "files")
-    for table in TABLES:
-        kappa(folder, "load", table, str(folder / f"files/{table}.csv"))
+    for table in TABLES:  # again: a Kafka remembers the files of each source, whatever its topic
+        kappa(folder, "load", "--again", table, str(folder / f"files/{table}.csv"))
     kappa(folder, "run", "--until-caught-up")
-    kappa(folder, "load", "flights", str(folder / "late.csv"))
-    kappa(folder, "load", "flights", str(folder / "files/corrections.csv"))
+    kappa(folder, "load", "--again", "flights", str(folder / "late.csv"))
+    kappa(folder, "load", "--again", "flights", str(folder / "files/corrections.csv"))
     kappa(folder, "run", "--until-caught-up")
     mended = folder / "files/mended.ndjson"
     kappa(folder, "rejects", "flights", "--open", "--export", str(mended))
@@ -132,6 +148,7 @@ def example(kafka, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kappa(folder, "rejects", "resend", "flights", str(mended))
     kappa(folder, "run", "--until-caught-up")
     (folder / "files/late.csv").write_text((folder / "late.csv").read_text().replace(*MENDED))
+    assert (folder / "data").exists() == (storage == "data")
     return folder
 
 

@@ -241,24 +241,17 @@ def test_peek_finds_the_newest_events_behind_transaction_markers(kafka, topic_na
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_next_one(loading):
     loading.write(3)
+    picture = loading.file.with_suffix(".png")
+    picture.write_bytes(b"\x89PNG")
     environment = {**os.environ, "KAPPA_KAFKA__BOOTSTRAP_SERVERS": loading.bootstrap}
-    command = [
-        sys.executable,
-        "-m",
-        "infra.cli",
-        "-C",
-        str(loading.folder),
-        "load",
-        "flights",
-        "--json",
-        "/proc/self/mem",
-        str(loading.file),
-    ]
+    command = [sys.executable, "-m", "infra.cli", "-C", str(loading.folder), "load", "flights", "--json"]
+    command += ["/proc/self/mem", str(picture), str(loading.file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert [file["rows"] for file in report["files"]] == [3]
     assert "/proc/self/mem cannot be read" in report["errors"][0]
+    assert "image/png" in report["errors"][1]
 
 
 def test_the_command_line_of_peek(loading):

@@ -240,6 +240,10 @@ def test_a_truncated_archive_is_an_error_that_names_the_file(tmp_path, name):
         ("json", "f.csv", b"a,b", FormatMismatch),
         ("json", "f.json", b'[\n{"id":1}', FileUnreadable),
         ("json", "f.parquet", b"no parquet", FileUnreadable),
+        ("csv", "f.png", b"\x89PNG", FormatMismatch),
+        ("json", "f.tar.gz", b"\x1f\x8b", FormatMismatch),
+        ("text", "f.log.bz2", b"BZh9", FormatMismatch),
+        ("csv", "f.avro.zst", b"Obj", FormatMismatch),
     ],
 )
 def test_a_file_that_cannot_be_read_as_a_whole_is_an_error(tmp_path, kind, name, content, error):

@@ -10,12 +10,21 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from deltalake import DeltaTable
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import sinks.log
+from sinks.address import root_folder
 from sinks.cleanup import Vacuum, clean_log
 from sinks.compaction import choose, live_files, rewrite
 from sinks.errors import Fenced
@@ -23,7 +32,8 @@ from sinks.files import FileWriter
 from sinks.history import commits, newest
 from sinks.log import DeltaLog
 from sinks.owner import Owner, Rewrite
-from tests.owned import SCHEMA, TOPIC, address, claim, rows, span, stored
+from tests.owned import SCHEMA, TOPIC, address, claim, opened, rows, span, stored
+from tests.s3 import S3Server
 
 PARTITIONS = 2
 PUT = sinks.log.put_if_absent
@@ -43,15 +53,19 @@ class OwnersOfOneTable(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="kappa-owner-"))
-        self.table = address(self.root)
+        self.table = address(self.new_root())
         self.positions: Counter[int] = Counter()
         self.rejected = 0
         self.newest = 0
 
     def teardown(self) -> None:
         sinks.log.put_if_absent = PUT
-        shutil.rmtree(self.root)
+        if isinstance(root := root_folder(self.table.root), Path):
+            shutil.rmtree(root)
+
+    def new_root(self) -> str:
+        """A storage root of its own, in a folder."""
+        return tempfile.mkdtemp(prefix="kappa-owner-")
 
     @rule(target=processes)
     def starts(self) -> Process:
@@ -88,7 +102,7 @@ class OwnersOfOneTable(RuleBasedStateMachine):
 
     @rule(target=compactions, process=processes)
     def starts_compaction(self, process: Process) -> tuple[Process, Rewrite]:
-        table = DeltaTable(self.table.uri)
+        table = opened(self.table)
         runs = choose(live_files(table), 1 << 30, 2)
         return (process, rewrite(self.table, table, runs, durable=False, stop=Event())) if runs else multiple()
 
@@ -96,7 +110,7 @@ class OwnersOfOneTable(RuleBasedStateMachine):
     def ends_compaction(self, compaction: tuple[Process, Rewrite]) -> None:
         """An owner has one compaction at a time: one that another has made stale is not committed by the shipped code either."""
         process, work = compaction
-        live = {file.path for file in live_files(DeltaTable(self.table.uri))}
+        live = {file.path for file in live_files(opened(self.table))}
         if process.pid != self.newest:
             with pytest.raises(Fenced):
                 process.owner.rewrite(work)
@@ -107,7 +121,7 @@ class OwnersOfOneTable(RuleBasedStateMachine):
     @rule(process=processes)
     def cleans_up(self, process: Process) -> None:
         """Checkpoint, vacuum and log cleanup without any retention, also by one that is fenced and does not know it."""
-        table = DeltaTable(self.table.uri)
+        table = opened(self.table)
         table.create_checkpoint()
         Vacuum(self.table.folder).run({file.path for file in live_files(table)}, table.version(), 0)
         clean_log(DeltaLog(self.table.folder), 0, process.owner.own_version)
@@ -115,7 +129,7 @@ class OwnersOfOneTable(RuleBasedStateMachine):
     @precondition(lambda self: self.newest)
     @rule()
     def another_program_compacts(self) -> None:
-        DeltaTable(self.table.uri).optimize.compact()
+        opened(self.table).optimize.compact()
 
     @invariant()
     def every_row_is_there_once_and_positions_agree(self) -> None:
@@ -123,7 +137,7 @@ class OwnersOfOneTable(RuleBasedStateMachine):
             return
         wanted = {(partition, offset): 1 for partition, position in self.positions.items() for offset in range(position)}
         assert stored(self.table) == wanted
-        delta = DeltaTable(self.table.uri)
+        delta = opened(self.table)
         for partition, position in self.positions.items():
             assert delta.transaction_version(self.table.txn(TOPIC, partition)) == position
         assert delta.transaction_version(self.table.owner_txn) == self.newest
@@ -161,11 +175,29 @@ def with_answer(answer: str) -> None:
         sinks.log.put_if_absent = put
 
 
-OwnersOfOneTable.TestCase.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow],
-)
+class OwnersOnS3(OwnersOfOneTable):
+    server: S3Server
+
+    def new_root(self) -> str:
+        return f"s3://{self.server.make_bucket()}"
+
+
+def settings_of(examples: int, steps: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        phases=[Phase.explicit, Phase.reuse, Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+
+
+OwnersOfOneTable.TestCase.settings = settings_of(25, 25)
 TestOwnersOfOneTable = OwnersOfOneTable.TestCase
+
+
+@pytest.mark.slow
+def test_owners_on_s3(s3_server: S3Server, s3: str) -> None:
+    """The same on an S3 server; a request takes a hundred times as long as a file does."""
+    OwnersOnS3.server = s3_server
+    run_state_machine_as_test(OwnersOnS3, settings=settings_of(4, 12))

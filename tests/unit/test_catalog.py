@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 from pathlib import Path
 
 import pytest
 
+from flows.objects.errors import UrlInvalid
 from sinks.address import StorageUnsupported
 from sinks.catalog import Catalog, CatalogState, FormatTooNew, OtherWarehouse, TableEntry
 
@@ -104,6 +106,13 @@ def test_generations_are_numbered_and_keep_their_definitions(tmp_path: Path) -> 
     assert catalog.definition("core.flight", "aaaaaaaaaaaa-10") == {"format": 1, "sql": "10"}
 
 
-def test_an_object_store_is_refused_with_a_sentence() -> None:
-    with pytest.raises(StorageUnsupported, match="s3://bucket"):
-        Catalog("s3://bucket").read()
+@pytest.mark.parametrize("root", ["gs://bucket/a", "s3://bucket/50%", "s3://bucket/a#b", "s3://bucket/a//b", "s3://bucket/../a"])
+def test_another_root_is_refused_with_a_sentence(root: str) -> None:
+    with pytest.raises(StorageUnsupported, match=re.escape(root)):
+        Catalog(root).read()
+
+
+@pytest.mark.parametrize("root", ["s3://", "s3:///a", "s3://Bucket/a", "s3://a"])
+def test_a_root_without_a_bucket_is_refused(root: str) -> None:
+    with pytest.raises(UrlInvalid, match="it names no bucket"):
+        Catalog(root).read()
