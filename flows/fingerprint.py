@@ -136,6 +136,8 @@ def type_name(kind: pa.DataType) -> str:
         return f"decimal({kind.precision},{kind.scale})"
     if pa.types.is_list(kind):
         return f"{type_name(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"map({type_name(kind.key_type)}, {type_name(kind.item_type)})"
     if pa.types.is_struct(kind):
         return f"struct({', '.join(f'{field.name} {type_name(field.type)}' for field in kind)})"
     return _SCALAR_NAMES[kind]

@@ -49,7 +49,7 @@ _INSTEAD: dict[str, str] = {
     "bignum": "varchar (Delta's widest decimal has 38 digits)",
     "bit": "varchar or blob",
     "union": "one column for each member",
-    "map": "json, or list of struct(key, value)",
+    "map": "map(varchar, ...), json, or a list of struct(key, value)",
     "array": "a list without a fixed length, such as integer[]",
 }
 
@@ -97,4 +97,6 @@ def storage_type(parsed: object) -> pa.DataType:
         return pa.list_(storage_type(parsed.children[0][1]))
     if kind == "struct":
         return pa.struct([pa.field(field, storage_type(child)) for field, child in parsed.children])
+    if kind == "map" and (keys := storage_type(parsed.children[0][1])) == pa.string():  # the names of a JSON object
+        return pa.map_(keys, storage_type(parsed.children[1][1]))
     raise TypeRefused(str(parsed), _INSTEAD.get(kind, "a type of docs/types.md"))

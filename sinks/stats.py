@@ -27,7 +27,7 @@ class FileStats:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._list_nulls = {field.name: 0 for field in schema if pa.types.is_list(field.type)}
+        self._list_nulls = {field.name: 0 for field in schema if _is_list(field.type)}
         self._nan: set[str] = set()
 
     def add(self, rows: pa.Table) -> None:
@@ -46,7 +46,7 @@ class FileStats:
         for number, (path, leaves, dtype) in enumerate(_leaves(self._schema)):
             if number >= INDEXED_LEAVES and not path[0].startswith("_"):
                 continue
-            if pa.types.is_list(dtype):
+            if _is_list(dtype):
                 if len(path) == 1:
                     nulls[path[0]] = self._list_nulls[path[0]]
                 continue
@@ -64,7 +64,7 @@ class FileStats:
 
 
 def _leaves(schema: pa.Schema) -> Iterator[tuple[tuple[str, ...], int, pa.DataType]]:
-    """(path, index of the Parquet column, type) of every leaf; a list counts as one leaf, whatever it holds."""
+    """(path, index of the Parquet column, type) of every leaf; a list or map counts as one leaf, whatever it holds."""
     column = 0
 
     def walk(path: tuple[str, ...], dtype: pa.DataType) -> Iterator[tuple[tuple[str, ...], int, pa.DataType]]:
@@ -80,10 +80,15 @@ def _leaves(schema: pa.Schema) -> Iterator[tuple[tuple[str, ...], int, pa.DataTy
         yield from walk((field.name,), field.type)
 
 
+def _is_list(dtype: pa.DataType) -> bool:
+    """Whether the footer knows no number of nulls for it: a list, or a map, which is a list of entries."""
+    return bool(pa.types.is_list(dtype) or pa.types.is_map(dtype))
+
+
 def _width(dtype: pa.DataType) -> int:
     """How many Parquet columns a type takes."""
-    if pa.types.is_list(dtype):
-        return _width(dtype.value_type)
+    if _is_list(dtype):
+        return _width(dtype.value_type if pa.types.is_list(dtype) else pa.struct([dtype.key_field, dtype.item_field]))
     if pa.types.is_struct(dtype):
         return sum(_width(child.type) for child in dtype)
     return 1

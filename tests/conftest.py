@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
 
 from infra.stack.local import LocalStack
@@ -15,6 +16,9 @@ from tests.s3 import S3Server, serve, servers
 
 HEAP_MB = 384
 
+# A busy machine is no fault of the code: time is measured by the benchmark alone.
+hypothesis.settings.register_profile("kappa", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("kappa")
 
 for size in ("COLUMNS", "LINES"):  # what is printed follows the terminal's size: here there is none, also in a worker of pytest-xdist
     os.environ.pop(size, None)

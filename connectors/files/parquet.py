@@ -141,18 +141,22 @@ def _timestamp(values: pa.Array) -> pa.Array:
 
 
 def _list_text(values: pa.Array) -> pa.Array:
-    """Lists; a map is a list of its entries."""
+    """Lists; a map whose keys are texts is an object, any other a list of its entries."""
     kind = values.type
+    named = pa.types.is_map(kind) and (pa.types.is_string(kind.key_type) or pa.types.is_large_string(kind.key_type))
     if pa.types.is_map(kind):
-        entries = pa.struct([pa.field("key", kind.key_type), pa.field("value", kind.item_type)])
-        values = values.cast(pa.list_(entries))
+        values = values.cast(pa.list_(pa.struct([pa.field("key", kind.key_type), pa.field("value", kind.item_type)])))
     elif not pa.types.is_list(kind):
         values = values.cast(pa.list_(kind.value_type))
-    texts = json_text(values.flatten()).fill_null("null")
+    if named:
+        names, items = map(json_text, values.flatten().flatten())
+        texts = pc.binary_join_element_wise(names, items.fill_null("null"), ":")
+    else:
+        texts = json_text(values.flatten()).fill_null("null")
     lengths = pc.list_value_length(values).fill_null(0).cast(pa.int64())
     offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)]).cast(pa.int32())
     joined = pc.binary_join(pa.ListArray.from_arrays(offsets, texts), ",")
-    return _nulled(pc.binary_join_element_wise("[", joined, "]", ""), values)
+    return _nulled(pc.binary_join_element_wise(*(("{", joined, "}") if named else ("[", joined, "]")), ""), values)
 
 
 def _float(value: float) -> str:

@@ -21,8 +21,10 @@ from flows.stage import buffers, columns
 from flows.stage.buffers import Mask
 from flows.stage.columns import Doubt, either
 from flows.stage.document import MAX_DEPTH
-from flows.stage.kinds import Kind, List, Scalar, Struct, field_names, holds_json, is_escaped, kind_of
+from flows.stage.kinds import Kind, List, Scalar, Struct, field_names, is_escaped, is_left, kind_of
 from flows.stage.raw import Originals, RawReader, json_texts
+from flows.stage.record import RecordDecoder
+from flows.stage.refusal import Refused
 from flows.stage.suspects import Witness
 
 _UNNAMED = "unexpected field"
@@ -49,30 +51,31 @@ class BlockReader:
         self.suspects = self._witness.suspects
         self._kinds = {name: kind_of(column) for name, column in source.columns.items()}
         self._csv = source.format == "csv"
-        originals = [] if self._csv else [name for name, kind in self._kinds.items() if isinstance(kind, Scalar) and kind.name == "json"]
+        self._record = RecordDecoder(source)
+        originals = [] if self._csv else [name for name, kind in self._kinds.items() if is_left(kind)]
         self._raw = RawReader(frozenset(self._kinds), originals)
         read = {name: kind for name, kind in self._kinds.items() if name not in originals}
         self._schema = pa.schema([pa.field(name, pa.string() if self._csv else columns.json_type(kind)) for name, kind in read.items()])
         self._required = {name for name, column in source.columns.items() if column.not_null} | set(source.key)
         self._has_originals = bool(originals)
-        self._has_structs = not self._csv and any(_holds_struct(kind) for kind in self._kinds.values())
-        self._has_decimals = not self._csv and any(_holds(kind, "decimal") for kind in self._kinds.values())
-        self._has_hugeints = not self._csv and any(_holds(kind, "hugeint") for kind in self._kinds.values())
+        self._has_structs = not self._csv and any(_holds_struct(kind) for kind in read.values())
+        self._has_decimals = not self._csv and any(_holds(kind, "decimal") for kind in read.values())
+        self._has_hugeints = not self._csv and any(_holds(kind, "hugeint") for kind in read.values())
 
     @staticmethod
     def possible(source: Source) -> bool:
-        """Whether this path can read the source at all: not without a typed column, nor with original text below a struct or list.
+        """Whether this path can read the source at all: not without a typed column.
 
         Nor with decimals in the JSON text of a csv cell, for which the reader would take a string, nor with a field's name that JSON
         escapes, which the witness does not take.
         """
         kinds = [kind_of(column) for column in source.columns.values()]
-        nested = [kind for kind in kinds if not isinstance(kind, Scalar)]
+        nested = [kind for kind in kinds if not isinstance(kind, Scalar) and not is_left(kind)]
         if source.format == "csv" and any(_holds(kind, number) for kind in nested for number in ("decimal", "hugeint")):
             return False
         if any(is_escaped(name) for kind in nested for name in field_names(kind)):
             return False
-        return not all(map(holds_json, kinds)) and not any(map(holds_json, nested)) and all(map(str.isidentifier, source.columns))
+        return not all(map(is_left, kinds)) and all(map(str.isidentifier, source.columns))
 
     def readable(self, values: pa.Array) -> Mask:
         """Which values may go to ``read``. ``values``: UTF-8."""
@@ -117,11 +120,25 @@ class BlockReader:
         return block
 
     def _finish(self, kind: Kind, array: pa.Array) -> tuple[pa.Array, Mask | None]:
+        if not isinstance(kind, Scalar) and is_left(kind):
+            return self._one_by_one(kind, array)
         if not self._csv:
             return columns.finish(kind, array)
         if not isinstance(kind, Scalar):
             return _nested_csv(kind, array)
         return json_texts(array) if kind.name == "json" else columns.from_text(kind, array)
+
+    def _one_by_one(self, kind: Kind, texts: pa.Array) -> tuple[pa.Array, Mask | None]:
+        """A column of JSON texts, with the meaning of the tolerant path."""
+        values = []
+        doubtful = np.zeros(len(texts), np.bool_)
+        for index, text in enumerate(texts.to_pylist()):
+            try:
+                values.append(None if text is None else self._record.nested(kind, text))
+            except Refused:
+                values.append(None)
+                doubtful[index] = True
+        return pa.array(values, kind.arrow), doubtful if doubtful.any() else None
 
     def _confirm(self, values: pa.Array, data: pa.Buffer, arrays: dict[str, pa.Array], originals: Originals, lenient: bool) -> None:
         """Where the reader is lax: strings for decimals, ``1.0`` for hugeint; and what it passed over inside structs. Raises Doubt."""
@@ -194,7 +211,7 @@ def _texts(array: pa.Array) -> list[pa.Array]:
 def _holds(kind: Kind, name: str) -> bool:
     if isinstance(kind, Struct):
         return any(_holds(field, name) for field in kind.fields.values())
-    return _holds(kind.item, name) if isinstance(kind, List) else kind.name == name
+    return kind.name == name if isinstance(kind, Scalar) else _holds(kind.item, name)
 
 
 def _holds_struct(kind: Kind) -> bool:

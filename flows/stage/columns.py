@@ -33,6 +33,7 @@ def json_type(kind: Kind) -> pa.DataType:
         return pa.struct([pa.field(name, json_type(field)) for name, field in kind.fields.items()])
     if isinstance(kind, List):
         return pa.list_(json_type(kind.item))
+    assert isinstance(kind, Scalar), "maps are read one by one"
     if kind.name in INTEGERS:
         return {"ubigint": pa.uint64(), "hugeint": kind.arrow}.get(kind.name, pa.int64())
     if kind.name == "decimal":
@@ -46,6 +47,7 @@ def finish(kind: Kind, array: pa.Array) -> tuple[pa.Array, Mask | None]:
         return _list(kind, array)
     if isinstance(kind, Struct):
         return _struct(kind, array)
+    assert isinstance(kind, Scalar), "maps are read one by one"
     if pa.types.is_string(array.type):
         return (array, None) if kind.name in ("varchar", "json") else from_text(kind, array)
     return _in_range(kind, array)

@@ -60,7 +60,16 @@ class Struct:
     arrow: pa.DataType
 
 
-Kind = Scalar | List | Struct
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Values of one kind under any names."""
+
+    item: Kind
+    title: str
+    arrow: pa.DataType
+
+
+Kind = Scalar | List | Struct | Map
 
 
 def kind_of(column: Column) -> Kind:
@@ -75,6 +84,9 @@ def _kind(parsed: object) -> Kind:
     if parsed.id == "list":
         (_, item), *_ = parsed.children
         return List(_kind(item), title, arrow)
+    if parsed.id == "map":
+        _, (_, item) = parsed.children
+        return Map(_kind(item), title, arrow)
     if parsed.id == "struct":
         return Struct({name: _kind(child) for name, child in parsed.children}, title, arrow)
     if parsed.id == "decimal":
@@ -87,12 +99,19 @@ def holds_json(kind: Kind) -> bool:
     """Whether a value of this kind keeps some of the original text."""
     if isinstance(kind, Struct):
         return any(map(holds_json, kind.fields.values()))
-    return holds_json(kind.item) if isinstance(kind, List) else kind.name == "json"
+    return kind.name == "json" if isinstance(kind, Scalar) else holds_json(kind.item)
+
+
+def is_left(kind: Kind) -> bool:
+    """Whether the whole-batch path leaves a column's values as texts, to be read one by one: their names or bytes are no columns."""
+    if isinstance(kind, Struct):
+        return any(map(is_left, kind.fields.values()))
+    return kind.name == "json" if isinstance(kind, Scalar) else isinstance(kind, Map) or is_left(kind.item)
 
 
 def field_names(kind: Kind) -> Iterator[str]:
-    """The names of all fields within a struct or list."""
-    if isinstance(kind, List):
+    """The names of all fields within a struct, list or map."""
+    if isinstance(kind, (List, Map)):
         yield from field_names(kind.item)
     elif isinstance(kind, Struct):
         for name, field in kind.fields.items():

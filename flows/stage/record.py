@@ -13,8 +13,8 @@ from flows.stage import unnamed
 from flows.stage.codes import Code
 from flows.stage.document import Constant, Members, Node, Number, parse, raw_items, raw_members, type_name
 from flows.stage.grammar import number, parse_text
-from flows.stage.kinds import FLOATS, INTEGERS, TIMES, Kind, List, Scalar, Struct, holds_json, kind_of
-from flows.stage.refusal import Refused
+from flows.stage.kinds import FLOATS, INTEGERS, TIMES, Kind, List, Map, Scalar, Struct, holds_json, kind_of
+from flows.stage.refusal import Refused, shown
 
 _QUOTED = (*TIMES, "varchar", "blob")
 
@@ -51,7 +51,7 @@ class RecordDecoder:
         if token is None and self._source.columns[name].not_null and name not in fields:
             raise Refused(Code.MISSING_FIELD, f"the field {name!r} is absent and its column is not null", name)
         try:
-            cast = self._csv if self._source.format == "csv" else self._json
+            cast = self._cell if self._source.format == "csv" else self._json
             value = cast(self._kinds[name], token, raws.get(name))
         except Refused as refused:
             raise refused.at(name) from None
@@ -64,23 +64,33 @@ class RecordDecoder:
             if fields.get(name) is None:
                 raise Refused(Code.NULL_KEY, f"the key column {name!r} is null", name)
 
-    def _csv(self, kind: Kind, token: Node, _raw: bytes | None) -> Any:
-        """A cell: null, or a string of the type's grammar; for json, struct and list the string is a JSON document."""
+    def _cell(self, kind: Kind, token: Node, _raw: bytes | None) -> Any:
+        """A csv cell: null, or a string of the type's grammar; for json and nested types the string is a JSON document."""
         if token is None:
             return None
         if not isinstance(token, str) or isinstance(token, (Number, Constant)):
             raise Refused(Code.WRONG_TYPE, f"expected a string, found {type_name(token)}")
         if isinstance(kind, Scalar) and kind.name != "json":
             return parse_text(kind, token)
+        root = self._document(token)
+        return token if isinstance(kind, Scalar) else self._json(kind, root, token.encode())
+
+    @staticmethod
+    def _document(text: str) -> Node:
         try:
-            document = parse(token)
+            document = parse(text)
         except Refused as refused:
             raise Refused(Code.BAD_VALUE, f"not a JSON document: {refused.reason}") from None
         if document.constants:
             raise Refused(Code.BAD_VALUE, "NaN and Infinity are not JSON values")
-        if isinstance(kind, Scalar):
-            return token
-        return self._json(kind, document.root, token.encode())
+        return document.root
+
+    def nested(self, kind: Kind, text: str) -> Any:
+        """The value of a nested kind that stands in ``text``. Raises Refused, also where it holds what ``_extra`` keeps."""
+        root = self._document(text)
+        if self._keep and unnamed.of_value(kind, root, text.encode()) is not None:
+            raise Refused(Code.EXTRA_FIELD, "it goes to _extra")
+        return self._json(kind, root, text.encode())
 
     def _json(self, kind: Kind, token: Node, raw: bytes | None) -> Any:
         """A member with its JSON type. ``raw``: its bytes, where a kind below keeps them (None with NaN in the document)."""
@@ -97,7 +107,7 @@ class RecordDecoder:
                 raise Refused(Code.WRONG_TYPE, f"expected an array, found {type_name(token)}")
             raws = raw_items(raw) if raw and holds_json(kind) else [None] * len(token)
             return [self._json(kind.item, item, item_raw) for item, item_raw in zip(token, raws, strict=True)]
-        return self._scalar(kind, token)
+        return self._map(kind, token, raw) if isinstance(kind, Map) else self._scalar(kind, token)
 
     def _struct(self, kind: Struct, token: Node, raw: bytes | None) -> dict[str, Any]:
         if not isinstance(token, Members):
@@ -106,6 +116,15 @@ class RecordDecoder:
         raws = raw_members(raw) if raw and holds_json(kind) else {}
         fields = dict(token.pairs)
         return {name: self._json(field, fields.get(name), raws.get(name)) for name, field in kind.fields.items()}
+
+    def _map(self, kind: Map, token: Node, raw: bytes | None) -> list[tuple[str, Any]]:
+        if not isinstance(token, Members):
+            raise Refused(Code.WRONG_TYPE, f"expected an object, found {type_name(token)}")
+        if len(dict(token.pairs)) < len(token.pairs):
+            name = next(name for index, (name, _) in enumerate(token.pairs) if name in dict(token.pairs[:index]))
+            raise Refused(Code.DUPLICATE_FIELD, f"field {shown(name)} is there twice")
+        raws = raw_members(raw) if raw and holds_json(kind) else {}
+        return [(name, self._json(kind.item, value, raws.get(name))) for name, value in token.pairs]
 
     @staticmethod
     def _scalar(kind: Scalar, token: Node) -> Any:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from flows.contract import Source
 from flows.stage.buffers import Mask, array_text
-from flows.stage.kinds import FLOATS, INTEGERS, Kind, List, Struct, kind_of
+from flows.stage.kinds import FLOATS, INTEGERS, Kind, List, Scalar, Struct, is_left, kind_of
 
 _INT64 = 2**63
 
@@ -61,12 +61,13 @@ def _record(types: dict[str, Any], closed: bool) -> Any:
 
 
 def _type(kind: Kind, closed: bool) -> Any:
+    if is_left(kind):
+        return msgspec.Raw
     if isinstance(kind, Struct):
         return _record({name: _type(field, closed) for name, field in kind.fields.items()}, closed) | None
     if isinstance(kind, List):
         return list[_type(kind.item, closed)] | None  # type: ignore[misc]
-    if kind.name == "json":
-        return msgspec.Raw
+    assert isinstance(kind, Scalar)
     if kind.name == "boolean":
         return bool | None
     if kind.name in INTEGERS:

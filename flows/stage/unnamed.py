@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from flows.stage.codes import Code
 from flows.stage.document import Members, Node, raw_items, raw_members
-from flows.stage.kinds import Kind, List, Struct
+from flows.stage.kinds import Kind, List, Map, Scalar, Struct
 from flows.stage.refusal import Refused, shown
 
 
@@ -26,9 +26,10 @@ def check_members(members: Members, names: Mapping[str, Kind], extra: str) -> No
 def of_object(members: Members, raw: bytes, names: Mapping[str, Kind]) -> str | None:
     """The unnamed members as a JSON object, by name, each value's bytes as received; None without any.
 
-    Below a struct column they stand under the column's name, below a list in an array with one entry an item (null: none).
+    Below a struct column they stand under the column's name, below a list in an array with one entry an item (null: none), below a map
+    under the value's name.
     """
-    if all(name in names and not isinstance(names[name], (Struct, List)) for name, _ in members.pairs):
+    if all(name in names and isinstance(names[name], Scalar) for name, _ in members.pairs):
         return None
     return of_members(members, raw_members(raw), names)
 
@@ -46,6 +47,10 @@ def of_value(kind: Kind, token: Node, raw: bytes) -> str | None:
     if isinstance(kind, List) and isinstance(token, list):
         texts = [of_value(kind.item, item, item_raw) for item, item_raw in zip(token, raw_items(raw), strict=True)]
         return f"[{','.join(text or 'null' for text in texts)}]" if any(texts) else None
+    if isinstance(kind, Map) and isinstance(token, Members):
+        raws = raw_members(raw)
+        found = [(name, of_value(kind.item, value, raws[name])) for name, value in token.pairs]
+        return _object(sorted((name, text) for name, text in found if text is not None))
     return None
 
 

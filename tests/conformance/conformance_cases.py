@@ -329,6 +329,24 @@ JSON_MEMBERS: dict[str, dict[str, Any]] = {
         '[{"s":{"d":12345}}]': RANGE,
     },
     "struct(doc json)": {'{"doc":{"x":1.10}}': {"doc": '{"x":1.10}'}, "{}": {"doc": None}},
+    "map(varchar, utinyint)": {
+        '{"b":1,"a":255}': [("b", 1), ("a", 255)],
+        '{"":1,"\\u00e9 x":null}': [("", 1), ("é x", None)],
+        "{}": [],
+        "null": None,
+        '{"a":256}': RANGE,
+        '{"a":1.0}': TYPE,
+        '{"a":"1"}': TYPE,
+        '{"a":1,"a":2}': Code.DUPLICATE_FIELD,
+        '{"a":1,"\\u0061":2}': Code.DUPLICATE_FIELD,
+        '{"a":NaN}': BAD,
+        "[]": TYPE,
+        '"{}"': TYPE,
+    },
+    "map(varchar, decimal(4,1)[])": {'{"a":[1.5,null],"b":[]}': [("a", [Decimal("1.5"), None]), ("b", [])], '{"a":["1.5"]}': TYPE},
+    "map(varchar, struct(a integer, j json))": {'{"x":{"a":1,"j":[1.0]}}': [("x", {"a": 1, "j": "[1.0]"})], '{"x":{"a":"1"}}': TYPE},
+    "map(varchar, date)[]": {'[{"a":"2013-01-01"},null]': [[("a", dt.date(2013, 1, 1))], None], '[{"a":"2013-02-30"}]': BAD},
+    "struct(m map(varchar, timestamptz))": {'{"m":{"t":"2013-01-01T00:00Z"}}': {"m": [("t", dt.datetime(2013, 1, 1, tzinfo=UTC))]}},
 }
 
 # type -> text of the cell (None: null) -> result
@@ -477,6 +495,17 @@ CSV_CELLS: dict[str, dict[str | None, Any]] = {
     },
     "decimal(4,1)[]": {"[1.5]": [Decimal("1.5")], '["1.5"]': TYPE},
     "struct(a integer)": {'{"a":1}': {"a": 1}, '{"a":1,"a":2}': Code.DUPLICATE_FIELD, '{"a":1.5}': TYPE, "{a:1}": BAD},
+    "map(varchar, decimal(4,1))": {
+        '{"a":1.5,"b":null}': [("a", Decimal("1.5")), ("b", None)],
+        "null": None,
+        None: None,
+        '{"a":1,"a":2}': Code.DUPLICATE_FIELD,
+        '{"a":1.55}': RANGE,
+        '{"a":"1.5"}': TYPE,
+        "{a:1}": BAD,
+        "[]": TYPE,
+        "": BAD,
+    },
 }
 
 _AB = {"columns": {"a": "integer not null", "b": "varchar"}}
@@ -585,6 +614,22 @@ RECORDS: dict[str, tuple[bytes | None, Any, dict[str, Any]]] = {
     ),
     "nested unnamed, ignore": (b'{"s":{"p":1,"q":2}}', {"s": {"p": 1}}, {"columns": {"s": "struct(p integer)"}, "extra": "ignore"}),
     "nested unnamed, reject": (b'{"s":{"p":1,"q":2}}', Code.EXTRA_FIELD, {"columns": {"s": "struct(p integer)"}, "extra": "reject"}),
+    "unnamed in a map, keep": (
+        b'{"a":1,"m":{"x":{"p":1,"q":2.50},"y":{"p":3}}}',
+        {"a": 1, "m": [("x", {"p": 1}), ("y", {"p": 3})], "_extra": '{"m":{"x":{"q":2.50}}}'},
+        {"columns": {"a": "integer", "m": "map(varchar, struct(p integer))"}},
+    ),
+    "unnamed in a map, reject": (
+        b'{"a":1,"m":{"x":{"p":1,"q":2.50}}}',
+        Code.EXTRA_FIELD,
+        {"columns": {"a": "integer", "m": "map(varchar, struct(p integer))"}, "extra": "reject"},
+    ),
+    "unnamed in a map, ignore": (
+        b'{"a":1,"m":{"x":{"p":1,"q":2.50}},"z":1}',
+        {"a": 1, "m": [("x", {"p": 1})]},
+        {"columns": {"a": "integer", "m": "map(varchar, struct(p integer))"}, "extra": "ignore"},
+    ),
+    "map absent, not null": (b'{"a":1}', Code.MISSING_FIELD, {"columns": {"a": "integer", "m": "map(varchar, integer) not null"}}),
     "json beside unnamed, keep": (
         b'{"a":1,"d":{"k":1.10},"x":0.50}',
         {"a": 1, "d": '{"k":1.10}', "_extra": '{"x":0.50}'},

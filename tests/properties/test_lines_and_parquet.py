@@ -158,7 +158,8 @@ def test_parquet_times_binary_and_maps(tmp_path):
             "clock": pa.array([dt.time(1, 2, 3), None], pa.time64("us")),
             "bytes": pa.array([b"\x00\xff", None]),
             "fixed": pa.array([b"ab", None], pa.binary(2)),
-            "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+            "map": pa.array([[(1, "x")], None], pa.map_(pa.int64(), pa.string())),
+            "names": pa.array([[('k"', 1), ("", None)], None], pa.map_(pa.string(), pa.int64())),
             "decimal": pa.array([Decimal("0.0000000001"), None], pa.decimal128(38, 10)),
             "nan": pa.array([float("nan"), None]),
         }
@@ -169,15 +170,15 @@ def test_parquet_times_binary_and_maps(tmp_path):
     assert chunk.values[0].decode() == (
         '{"id":1,"utc":"2013-01-01T10:00:00.123456Z","naive":"2013-01-01T10:00:00.123456","nanos":"1970-01-01T00:00:01.000000001Z",'
         '"whole":"1970-01-01T00:00:01.000000Z","day":"2013-01-01","clock":"01:02:03.000000",'
-        f'"bytes":"{base64.b64encode(bytes([0, 255])).decode()}","fixed":"YWI=","map":[{{"key":"k","value":1}}],'
-        '"decimal":0.0000000001,"nan":NaN}'
+        f'"bytes":"{base64.b64encode(bytes([0, 255])).decode()}","fixed":"YWI=","map":[{{"key":1,"value":"x"}}],'
+        '"names":{"k\\"":1,"":null},"decimal":0.0000000001,"nan":NaN}'
     )
     assert set(msgspec.json.decode(chunk.values[1]).values()) == {None}
     [cells] = read(source("csv", ("id",)), tmp_path / "f.parquet")
     assert cells.keys[0] == b'{"id":"1"}'
     assert b'"decimal":"0.0000000001"' in cells.values[0]
     assert b'"day":"2013-01-01"' in cells.values[0]
-    assert b'"map":"[{\\"key\\":\\"k\\",\\"value\\":1}]"' in cells.values[0]
+    assert b'"map":"[{\\"key\\":1,\\"value\\":\\"x\\"}]"' in cells.values[0]
     assert b'"id":null' in cells.values[1]
 
 
