@@ -24,6 +24,12 @@ for size in ("COLUMNS", "LINES"):  # what is printed follows the terminal's size
     os.environ.pop(size, None)
 
 
+@pytest.hookimpl(trylast=True)  # behind pytest-randomly
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, else in the order that they have: a long one that begins last leaves the other worker without work."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @dataclass(frozen=True)
 class Kafka:
     """A running broker. ``config`` is enough for any confluent_kafka client."""

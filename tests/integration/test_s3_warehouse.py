@@ -17,7 +17,7 @@ from tests.faults.owner_worker import ROWS
 from tests.faults.test_owner_kill import COMMITS, ENDLESS, check, start
 from tests.inprocess import audit, committed, kappa
 from tests.owned import TOPIC, address, claim
-from tests.s3 import ACCESS, SECRET, S3Server
+from tests.s3 import ACCESS, SECRET, S3Server, servers
 from tests.warehouse import Warehouse
 
 pytestmark = pytest.mark.slow
@@ -60,6 +60,7 @@ def warehouse(kafka, topic_name: str, tmp_path: Path, s3: str, s3_server: S3Serv
     return made
 
 
+@pytest.mark.parametrize("s3_server", servers()[-1:], indirect=True)  # moto takes three times as long
 def test_a_warehouse_on_a_bucket(warehouse: Stored, s3: str) -> None:
     """Upsert tables and summaries too; the check shares no code with kappa."""
     folder, said = warehouse.folder, ""
