@@ -217,7 +217,7 @@ def test_reserved_names(tmp_path: Path, name: str) -> None:
 SOURCES = [
     ('a = "integr"', 'a = "integer"', 4, "there is no type 'integr'", "integer"),
     ('a = "time"', "", 4, "type time cannot be stored", "varchar"),
-    ('a = "map(varchar, integer)"', "", 4, "cannot be stored", "json"),
+    ('a = "map(integer, varchar)"', "", 4, "cannot be stored", "json"),
     ('_a = "integer"', "", 4, "begins with _", "without it"),
     ('"a b" = "integer"', "", 4, "a name that Delta tables cannot hold", "letters"),
     ('a = "integer"\nA = "integer"', "", 5, "differ only in case", "one of them"),

@@ -112,7 +112,7 @@ REFUSED = [
     (f"SELECT seen::time AS t {S}", 2, "TIME, which Delta cannot hold", "varchar"),
     (f"SELECT seen - seen AS t {S}", 2, "INTERVAL, which Delta cannot hold", "varchar"),
     (f"SELECT md5(code)::uuid AS t {S}", 2, "UUID, which Delta cannot hold", "varchar"),
-    (f"SELECT map {{'a': flight}} AS t {S}", 2, "which Delta cannot hold", "json"),
+    (f"SELECT map {{flight: 'a'}} AS t {S}", 2, "which Delta cannot hold", "json"),
     (f"SELECT carrier, unnest(code) AS t {S}", 2, "UNNEST() can only be applied to lists", "SQL that DuckDB can bind"),
     (f"SELECT unnest(unnest([tags])) AS t {S}", 2, "Nested UNNEST", "SQL that DuckDB can bind"),
     (f"SELECT unnest([tags], recursive := true) AS t {S}", 2, "unnest with options", "one unnest"),
