@@ -18,7 +18,7 @@ demo:
 
 test:
 	@bash .ci/install dev
-	@.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 lint:
 	@bash .ci/install dev

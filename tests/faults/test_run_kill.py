@@ -15,7 +15,7 @@ from tests.warehouse import Warehouse
 
 pytestmark = pytest.mark.slow
 
-ROUND = 4000
+ROUND = 2000
 SETTINGS = """
 [run]
 commit_rows = 500
@@ -108,7 +108,7 @@ def test_killed_at_random(warehouse):
         before, produced = committed(warehouse), produced + ROUND
         process = warehouse.start("run")
         wait_for(lambda: committed(warehouse) > before, process)  # noqa: B023
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.2))
         assert process.poll() is None, process.communicate()[0]
         process.kill()
         process.communicate()
