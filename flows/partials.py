@@ -17,8 +17,9 @@ import pyarrow as pa
 from flows.sql.aggregates import is_aggregate
 from flows.sql.bind import Binder, Bound
 from flows.sql.items import Item
+from flows.sql.sizes import size_sql
 from flows.sql.storage import cast_sql, casts
-from flows.sql.tree import Node, Problem, SqlRefused, column, expression_text, line_at, parse_expression, quoted, text
+from flows.sql.tree import Node, Problem, SqlRefused, column, expression_text, line_at, parse_expression, quoted, text, walk
 from flows.types import TypeRefused, storage_type
 
 _ADD = "CASE WHEN {a} IS NULL THEN {b} WHEN {b} IS NULL THEN {a} ELSE {a} + {b} END"
@@ -45,8 +46,8 @@ _SPREADS |= {"variance": _SPREADS["var_samp"], "stddev": _SPREADS["stddev_samp"]
 _SAME = {
     "count": _COUNT,
     "count_star": _COUNT,
-    "count_if": _COUNT,
-    "countif": _COUNT,
+    "count_if": _ADD,  # NULL, not 0, when every argument is
+    "countif": _ADD,
     "sum": _ADD,
     "min": _LEAST,
     "max": _GREATEST,
@@ -63,13 +64,14 @@ class Partials:
 
     ``partial_sql`` gives of rows of the upstream, ``_upstream``, those of the summary, as stored. ``combine_sql`` gives the columns that
     are no groups for the rows of ``old`` and those of ``new``, which are of the same groups in the same order; ``read``: the groups whose
-    columns it reads; None when all columns are groups.
+    columns it reads; None when all columns are groups. ``sizes``: SQL for the size of what a DOUBLE state adds up.
     """
 
     states: pa.Schema
     read: frozenset[str]
     partial_sql: str
     combine_sql: str | None
+    sizes: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -171,7 +173,13 @@ def partials(
     rest = [name for name in stored.names if name not in group_names]
     values = ", ".join(f"{made[name]} AS {quoted(name)}" for name in rest)
     combine = cast_sql(f"SELECT {values} FROM (SELECT {', '.join(both)} FROM old POSITIONAL JOIN new)", rest, targets) if rest else None
-    return Partials(pa.schema([stored.field(name) for name in kept]), frozenset(read), cast_sql(partial, stored.names, targets), combine)
+    schema = pa.schema([stored.field(name) for name in kept])
+    sizes = {state.name: _size(state) for state in known if state.name in kept and pa.types.is_floating(schema.field(state.name).type)}
+    return Partials(schema, frozenset(read), cast_sql(partial, stored.names, targets), combine, sizes)
+
+
+def _size(state: _State) -> str:
+    return " + ".join(size_sql(node) for node in walk(parse_expression(state.sql)) if is_aggregate(node)) or "0"
 
 
 def _bound(sql: str, binder: Binder) -> list[Bound]:

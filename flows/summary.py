@@ -21,6 +21,7 @@ from flows.sql.gates import expression_problems
 from flows.sql.items import Input, Item, select_items, sources
 from flows.sql.rewrite import UPSTREAM
 from flows.sql.scope import Scope, expand
+from flows.sql.sizes import size_sql
 from flows.sql.storage import cast_sql, casts, stored_schema
 from flows.sql.tree import Node, Problem, SqlRefused, expression_text, first_line, parse, parse_expression, quoted, text, walk
 
@@ -118,7 +119,7 @@ def analyse_summary(query: Query, upstream: pa.Schema, alias: str, binder: Binde
         _touched(groups, where, base),
         cast_sql(text({**node, "from_table": _semi_join(alias, groups)}), schema.names, targets),
         cast_sql(text(node), schema.names, targets),
-        text(_node([_scale(item, schema) for item in items], groups, where, base)),
+        text(_node([*(_scale(item, schema) for item in items), *_state_sizes(kept)], groups, where, base)),
         {name: item.sources for item in items for name in item.names},
         kept,
     )
@@ -134,19 +135,17 @@ def _node(items: list[Item], groups: list[Item], where: Node | None, base: Node)
 
 
 def _scale(item: Item, schema: pa.Schema) -> Item:
-    """A DOUBLE's item as the sum of the absolute values, and of the squares, of the numbers that its aggregates take."""
+    """A DOUBLE's item as the size of what its aggregates add up, in the order of which its last bits lie (flows.sql.sizes)."""
     name = item.names[0]
     calls = [node for node in walk(item.expression) if is_aggregate(node)]
     if not calls or not pa.types.is_floating(schema.field(name).type):
         return item
-    sizes = [_size(call, child) for call in calls for child in call["children"]] or ["0"]
-    return replace(item, expression={**parse_expression(" + ".join(sizes)), "alias": name})
+    return replace(item, expression={**parse_expression(" + ".join(map(size_sql, calls))), "alias": name})
 
 
-def _size(call: Node, argument: Node) -> str:
-    number = f"TRY_CAST({expression_text({**argument, 'alias': ''})} AS DOUBLE)"
-    only = f" FILTER (WHERE {expression_text(call['filter'])})" if call["filter"] is not None else ""
-    return f"coalesce(sum(abs({number}) + {number} * {number}){only}, 0)"
+def _state_sizes(kept: Partials | None) -> list[Item]:
+    sizes = kept.sizes if kept is not None else {}
+    return [Item({**parse_expression(sql), "alias": name}, [name], frozenset(), 1) for name, sql in sizes.items()]
 
 
 def _groups(tree: Node, items: list[Item], scope: Scope, sql: str) -> list[Item]:

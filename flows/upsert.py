@@ -18,6 +18,7 @@ from flows.contract import Source
 from flows.project import TableFile
 from flows.sql.bind import Binder, Bound, near
 from flows.sql.gates import expression_problems
+from flows.sql.rewrite import ROW
 from flows.sql.tree import Node, Problem, SqlRefused, parse_expression, quoted, text, walk
 
 SEQUENCE = "_sequence"
@@ -197,6 +198,8 @@ def tombstones(schema: pa.Schema, upsert: Upsert, deletes: pa.Table) -> pa.Table
         if field.name == DELETED
         else deletes.column(given[field.name]).cast(field.type)
         if field.name in given
+        else pa.repeat(pa.scalar(0, field.type), count)
+        if field.name == ROW
         else pa.nulls(count, field.type)
         for field in schema
     ]

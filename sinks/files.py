@@ -111,6 +111,9 @@ class Pending(Protocol):
     def discard(self) -> None:
         """Delete what was written: no commit will name it. Also after ``change``."""
 
+    def abandon(self) -> None:
+        """Leave what was written where it is: a commit may name it (vacuum deletes it when none does)."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileWriter:
@@ -184,6 +187,11 @@ class Draft:
 
     def landed(self, version: int) -> None:
         """Nothing to remember."""
+
+    def abandon(self) -> None:
+        """Leave the files where they are."""
+        self.finish()
+        self._files = {}
 
     def discard(self) -> None:
         """Delete the files: no commit will name them."""

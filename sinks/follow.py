@@ -27,7 +27,7 @@ from sinks.errors import LedgerBroken
 from sinks.files import Pending
 from sinks.landing import land
 from sinks.owner import CommitInfo, Owner
-from sinks.record import CommitRecord, Partition
+from sinks.record import CommitRecord, Partition, UpstreamVersion
 from sinks.versions import Versions
 
 _LIVE = f"NOT {DELETED}"
@@ -41,6 +41,17 @@ class SummaryFailed(KappaError):
             f"the SQL of {table} failed over {upstream}, version {version}",
             cause=cause,
             next_step=f"correct the SQL of {table} or the rows of {upstream}, then kappa run --rebuild {table}",
+        )
+
+
+class UpstreamUnreadable(KappaError):
+    """The files of a summary's upstream cannot be read."""
+
+    def __init__(self, table: str, upstream: str, version: int, cause: str) -> None:
+        super().__init__(
+            f"{table} cannot read {upstream}, version {version}",
+            cause=cause,
+            next_step=f"see that the storage can be reached, then kappa run; a lost file: kappa run --rebuild {upstream}",
         )
 
 
@@ -69,6 +80,8 @@ class Follower:
         try:
             rows = self._changed(version, spans)
             self.versions.keep(self.address, version)
+        except duckdb.IOException as error:
+            raise UpstreamUnreadable(self.summary.name, self.summary.upstream, version, message(error)) from error
         except duckdb.Error as error:
             raise SummaryFailed(self.summary.name, self.summary.upstream, version, message(error)) from error
         reach("before-summary")
@@ -76,7 +89,7 @@ class Follower:
         try:
             if rows.num_rows:
                 pending.write(rows)
-            return land(pending, self.owner, spans, upstream=version)
+            return land(pending, self.owner, spans, upstream=UpstreamVersion(self.address.generation, version))
         except BaseException:
             pending.discard()
             raise
@@ -100,9 +113,10 @@ class Follower:
         if self.summary.partials is not None:
             return self._partial(self.summary.partials, self.versions.table(self.address, version), spans)
         checkpoint = self.owner.record.upstream
-        if checkpoint is not None:
+        if checkpoint is not None and checkpoint.generation in (None, self.address.generation):  # versions of another mean other rows
             try:
-                return self._touched(self.versions.table(self.address, checkpoint), self.versions.table(self.address, version), spans)
+                before = self.versions.table(self.address, checkpoint.version)
+                return self._touched(before, self.versions.table(self.address, version), spans)
             except duckdb.IOException:  # the checkpoint's files are gone; when it is the new version's, this will say so
                 pass
         return self._all(self.versions.table(self.address, version))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from flows.faults import reach
 from flows.ledger import Span
-from sinks.errors import RewriteStale
+from sinks.errors import CommitFailed, RewriteStale
 from sinks.files import Change, Pending
 from sinks.owner import CommitInfo, Owner
-from sinks.record import Partition
+from sinks.record import Partition, UpstreamVersion
 
 ATTEMPTS = 5  # each lost to a rewrite of another program
 
@@ -20,7 +20,7 @@ def land(
     spans: Mapping[Partition, Span],
     warned: Mapping[str, int] | None = None,
     *,
-    upstream: int | None = None,
+    upstream: UpstreamVersion | None = None,
     check: Callable[[Change], None] = lambda change: None,
 ) -> CommitInfo:
     """Commit pending rows, which ``check`` may refuse. Raises what writing them and ``Owner.commit`` raises."""
@@ -34,6 +34,9 @@ def land(
             if attempt == ATTEMPTS:
                 raise
             continue
+        except CommitFailed:  # it may have landed, and then it names the files
+            pending.abandon()
+            raise
         pending.landed(info.version)
         return info
     raise AssertionError("the last attempt returns or raises")

@@ -17,7 +17,7 @@ from flows.settings import MaintenanceSettings
 from sinks.address import TableAddress
 from sinks.cleanup import Vacuum, clean_log
 from sinks.compaction import GROUP_BYTES, Stopped, choose, live_files, rewrite
-from sinks.errors import RewriteStale
+from sinks.errors import CommitFailed, RewriteStale
 from sinks.log import DeltaLog
 from sinks.owner import Owner, Rewrite
 from sinks.table import open_table
@@ -83,6 +83,8 @@ class Maintenance:
         except RewriteStale as stale:
             _log.info("%s", stale)
             work.discard(owner.address.folder)
+        except CommitFailed:
+            raise  # it may have landed, and then it names the files
         except KappaError:
             work.discard(owner.address.folder)
             raise

@@ -244,6 +244,11 @@ class Merge:
         """A commit names all that was written."""
         self._unnamed = []
 
+    def abandon(self) -> None:
+        """A commit may name what was written, or not: the table's files have to be read again."""
+        self._unnamed = []
+        self.forget()
+
     def discard(self) -> None:
         """Delete what no commit names."""
         for file in self._unnamed:
@@ -315,6 +320,11 @@ class PendingMerge:
             added.setdefault(merged.values, []).extend(merged.added)
         replaced = [merged.replaced for merged in self._merged if merged.replaced is not None]
         self._merge.leaves().replace(version, replaced, added)
+
+    def abandon(self) -> None:
+        """Leave what was written where it is: a commit may name it."""
+        self._merge.abandon()
+        self._rows, self._merged = [], ()
 
     def discard(self) -> None:
         """Delete what was written: no commit will name it."""

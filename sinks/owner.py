@@ -27,7 +27,7 @@ from sinks.errors import CommitFailed, Fenced, LedgerBroken, RewriteStale, Table
 from sinks.files import OldFile, WrittenFile
 from sinks.history import newest
 from sinks.log import Action, DeltaLog, commit_info, encode, now_ms, txn, txns_of
-from sinks.record import CommitRecord, Partition
+from sinks.record import CommitRecord, Partition, UpstreamVersion
 from sinks.table import check_kept, check_log, last_record, open_or_create, open_table, record_of
 
 PUT_ATTEMPTS = 5
@@ -168,12 +168,12 @@ class Owner:
         replaced: Sequence[OldFile] = (),
         basis: int | None = None,
         tombstones: int | None = None,
-        upstream: int | None = None,
+        upstream: UpstreamVersion | None = None,
     ) -> CommitInfo:
         """Commit rows and positions together: ``spans`` count what the files' rows were made of, from the table's positions on.
 
         ``replaced``: files whose rows the new ones hold as they now are, as read at the version ``basis``; ``tombstones``: how many more
-        the table holds then; ``upstream``: the version that a summary is the function of. Raises LedgerBroken, Fenced, TableAltered,
+        the table holds then; ``upstream``: what a summary is the function of. Raises LedgerBroken, Fenced, TableAltered,
         RewriteStale, CommitFailed, and what ``verify_log`` raises. Unless it is CommitFailed, nothing landed.
         """
         totals = self._totals_with(spans)

@@ -15,11 +15,19 @@ Partition = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamVersion:
+    """What of its upstream a summary is the function of. ``generation``: None in ledgers of a kappa that did not write it."""
+
+    generation: str | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommitRecord:
     """The ledger of one commit. ``ranges``: what this commit covers; ``totals``: everything since the generation's first position.
 
-    ``warned``: rule -> rows of this commit that broke it; ``tombstones``: how many an upsert table holds at this version; ``upstream``: the
-    version of the upstream table that a summary is the function of; ``failure``: why the branch stopped, in the commit that says so.
+    ``warned``: rule -> rows of this commit that broke it; ``tombstones``: how many an upsert table holds at this version; ``upstream``: of
+    which version of its upstream table a summary is the function; ``failure``: why the branch stopped, in the commit that says so.
     """
 
     id: str
@@ -30,7 +38,7 @@ class CommitRecord:
     totals: Mapping[Partition, Span] = field(default_factory=dict)
     warned: Mapping[str, int] = field(default_factory=dict)
     tombstones: int | None = None
-    upstream: int | None = None
+    upstream: UpstreamVersion | None = None
     failure: Failure | None = None
 
     @property
@@ -52,7 +60,7 @@ class CommitRecord:
         if self.tombstones is not None:
             values["tombstones"] = self.tombstones
         if self.upstream is not None:
-            values["upstream"] = self.upstream
+            values["upstream"] = {"generation": self.upstream.generation, "version": self.upstream.version}
         if self.failure is not None:
             failure = self.failure
             values["failure"] = {"cause": failure.cause, "positions": list(failure.positions), "next_step": failure.next_step}
@@ -71,9 +79,15 @@ class CommitRecord:
             totals=_spans_from_json(values["totals"]),
             warned=values["warned"],
             tombstones=values.get("tombstones"),
-            upstream=values.get("upstream"),
+            upstream=_upstream(values.get("upstream")),
             failure=failure and Failure(table, failure["cause"], tuple(failure["positions"]), failure["next_step"]),
         )
+
+
+def _upstream(value: Any) -> UpstreamVersion | None:
+    if value is None or isinstance(value, int):
+        return None if value is None else UpstreamVersion(None, value)
+    return UpstreamVersion(value["generation"], value["version"])
 
 
 def _spans_to_json(spans: Mapping[Partition, Span]) -> dict[str, dict[str, int]]:

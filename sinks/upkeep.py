@@ -20,7 +20,7 @@ from flows.settings import MaintenanceSettings
 from sinks.address import TableAddress
 from sinks.cleanup import Vacuum, expired_log
 from sinks.compaction import LiveFile, Stopped, choose_all, live_files, rewrite
-from sinks.errors import Fenced, RewriteStale
+from sinks.errors import CommitFailed, Fenced, RewriteStale
 from sinks.history import newest
 from sinks.log import DeltaLog
 from sinks.owner import Owner, Rewrite
@@ -102,6 +102,8 @@ class Upkeeper:
             work = self._write(address, owner, runs)
             try:
                 owner.rewrite(work) if taken else owner.take_over(work, self.run)
+            except CommitFailed:
+                raise  # it may have landed, and then it names the files
             except KappaError as error:
                 work.discard(address.folder)
                 if isinstance(error, Fenced | RewriteStale):

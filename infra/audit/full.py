@@ -47,6 +47,10 @@ def _source(audit: Audit, name: str, tables: list[str], project: Project, plan: 
             }
             if proofs:
                 work.check(audit.log(source.topic), place[1], proofs)
+        for table, problems in work.settle().items():
+            for problem, places in problems.items():
+                for partition in sorted({partition for partition, _ in places}):
+                    audit.table(table).proofs[source.topic, partition].find(problem, (offset for p, offset in places if p == partition))
     except KappaError as error:
         for table in tables:
             audit.table(table).walk.find(f"it cannot be made again: {error.what}: {error.cause}", next_step=error.next_step)

@@ -24,6 +24,7 @@ from flows.upsert import DELETED, Upsert
 from infra.audit.compare import compare
 from infra.audit.deletes import Tombstones
 from infra.audit.findings import EXAMPLES, Proof
+from infra.audit.forgotten import Forgotten
 from infra.audit.log import TopicLog
 from infra.audit.rows import Rows
 from sinks.keys import Keys
@@ -50,7 +51,8 @@ class Made:
 @dataclass(slots=True)
 class Check:
     """One table's proof of one partition, and what was counted while comparing. ``refusing``: the tables whose rows are its rejects;
-    ``upsert``: how its rows replace one another, if they do; ``tombstones``: where deletes may come without a sequence.
+    ``upsert``: how its rows replace one another, if they do; ``tombstones``: where deletes may come without a sequence; ``forgotten``:
+    where tombstones are not kept for ever.
     """
 
     proof: Proof
@@ -58,6 +60,7 @@ class Check:
     refusing: Sequence[str]
     upsert: Upsert | None = None
     tombstones: Tombstones | None = None
+    forgotten: Forgotten | None = None
     span: Span | None = None
     problems: dict[str, list[int]] = field(default_factory=dict)
 
@@ -81,6 +84,7 @@ class Recompute:
         self._stage = Stage(source, database, stored=stored)
         self._nodes = {node.name: node for node in nodes}
         self._conforms = {node.name: Conform(node, database) for node in nodes}
+        self._forgotten: dict[str, Forgotten] = {}
 
     def close(self) -> None:
         for conform in self._conforms.values():
@@ -127,6 +131,8 @@ class Recompute:
                 checks[name] = Check(proof, rows, refusing, node.upsert if node else None)
                 if node is not None and node.upsert is not None and node.upsert.open_sequence is not None:
                     checks[name].tombstones = Tombstones(rows, node.upsert.key, node.upsert.open_sequence, partition)
+                if node is not None and node.upsert is not None and node.upsert.tombstone_retention_s is not None:
+                    checks[name].forgotten = self._forgotten.setdefault(name, Forgotten(rows, node.upsert, node.schema))
         # where a table begins or ends, all others are cut: a table is compared only where its ledger covers the whole batch
         edges = {edge for check in checks.values() for edge in (check.proof.span.start, check.proof.span.end)}
         for start, end in pairwise(sorted(edges | ({log.extent.low[partition]} if edges else set()))):
@@ -139,6 +145,10 @@ class Recompute:
                     _account(check, batch, made[name], stored)
         for check in checks.values():
             _conclude(check)
+
+    def settle(self) -> dict[str, dict[str, list[tuple[int, int]]]]:
+        """After all partitions were checked: table -> what is wrong with what it lacks -> (partition, offset) of the rows that show it."""
+        return {name: found for name, forgotten in self._forgotten.items() if (found := forgotten.settle())}
 
 
 def _batches(log: TopicLog, partition: int, start: int, end: int) -> Iterator[Batch]:
@@ -188,8 +198,10 @@ def _staying(check: Check, upsert: Upsert, rows: pa.Table, stored: pa.Table) -> 
     places = zip(*(rows.column(name).to_pylist() for name in _places(rows)), strict=True)
     stays = np.fromiter((place in here for place in places), bool, rows.num_rows)
     gone = rows.filter(pa.array(~stays))
-    if upsert.tombstone_retention_s is not None:
-        gone = gone.filter(pc.invert(gone.column(DELETED)))  # it may have been forgotten
+    if check.forgotten is not None:
+        check.forgotten.see(rows)
+        check.forgotten.add(gone, bare)
+        return rows.filter(pa.array(stays))
     keys = Keys.of_upsert(upsert, rows.schema)
     missing = check.rows.not_outranked(gone, keys.order_sql, bare) if gone.num_rows else []
     return rows.filter(pc.or_(pa.array(stays), pc.is_in(rows.column("_offset"), pa.array(missing, pa.int64()))))

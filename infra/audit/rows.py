@@ -111,6 +111,16 @@ class Rows:
         except duckdb.Error as error:
             raise self._unreadable(error) from None
 
+    def earlier(self, deletes: pa.Table) -> list[tuple[int, int]]:
+        """(partition, offset) of ``deletes`` whose key has a row there that had come before them, in the same partition."""
+        same = " AND ".join(f"stored.{quoted(name)} = given.{quoted(name)}" for name in self.key)
+        before = "stored._partition = given._partition AND stored._offset < given._offset"
+        query = f"SELECT _partition, _offset FROM given WHERE EXISTS (SELECT 1 FROM {self._from} AS stored WHERE {same} AND {before})"
+        try:
+            return self._engine.relation(query, deletes).fetchall()
+        except duckdb.Error as error:
+            raise self._unreadable(error) from None
+
     def read(self, partition: int, start: int, end: int) -> pa.Table:
         """The rows with positions in ``[start, end)``, by position. Raises QueryFailed."""
         order = "_offset, _row" if self.multiplies else "_offset"

@@ -188,13 +188,25 @@ class Session:
         return fed
 
     def _rebuilt(self, feed: Feed, target: Target) -> Fed:
-        """Own a generation beside the live one; one that was begun before the log changed is left behind for a new one."""
+        """Own a generation beside the live one; one begun on another log, or over another upstream, is left behind for a new one."""
         try:
-            return self._fed(feed, target)
+            fed = self._fed(feed, target)
+            if not self._follows_another(feed, fed):
+                return fed
         except (LogChanged, LogError):
-            definition = target.definition
-            generation = self._catalog.new_generation(target.name, definition.fingerprint, definition.json)
-            return self._fed(feed, replace(target, generation=generation))
+            pass
+        definition = target.definition
+        generation = self._catalog.new_generation(target.name, definition.fingerprint, definition.json)
+        return self._fed(feed, replace(target, generation=generation))
+
+    def _follows_another(self, feed: Feed, fed: Fed) -> bool:
+        """Whether a summary was begun over another generation of its upstream than the one that it would follow now."""
+        summary, begun = fed.target.definition.summary, fed.owner.record.upstream
+        if summary is None or begun is None:
+            return False
+        beside = next((each.target.generation for each in feed.fed if each.target.name == summary.upstream), None)
+        live = self._live(summary.upstream)
+        return begun.generation != (beside or (live.generation if live is not None else None))
 
     def _say_where_new_ones_begin(self, feed: Feed) -> None:
         new = [fed.target.name for fed in feed.streams if not fed.owner.positions]

@@ -45,7 +45,7 @@ seen = "timestamptz"
 """
 SQL = """SELECT
     place, gate % 2 AS odd, {mixed}
-    count(*) AS n, count(price) FILTER (WHERE gate > 1) AS priced, count_if(gate > 2) AS far,
+    count(*) AS n, count(price) FILTER (WHERE gate > 1) AS priced, count_if(gate > 2) AS far, count_if(price > 2) AS dear,
     sum(price) AS total, sum(gate) AS gates, sum(gate) // 2 AS half, avg(price) AS price, avg(delay) FILTER (WHERE gate < 4) AS mean,
     sum(delay) AS delays, sum(speed) AS speeds, stddev_samp(if(isnan(delay), NULL, delay)) AS spread,
     var_pop(gate) AS gate_spread, variance(price) AS price_spread,

@@ -6,6 +6,7 @@ import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,27 @@ def same(value: Any, other: Any, scale: float | None) -> bool:
     if isinstance(value, float) and isinstance(other, float) and scale is not None:
         return (math.isnan(value) and math.isnan(other)) or math.isnan(scale) or abs(value - other) <= 1e-9 * scale
     return bool(value == (Decimal(other) if isinstance(value, Decimal) and isinstance(other, int) else other))
+
+
+def test_a_summary_follows_another_generation_of_its_upstream(tmp_path: Path) -> None:
+    """A version number of one generation means other rows in the other."""
+
+    def row(place: str, sequence: int) -> Row:
+        return (1, place, 0, None, None, None, sequence, False)
+
+    with ThreadPoolExecutor(2) as pool, closing(Versions(512 * 1024 * 1024)) as versions:
+        process = Process(tmp_path, "", pool, versions)
+        process.commit(0, [row("x", 1), row("y", 2)])
+        upsert, live = process.follower.upsert, process.address
+        assert upsert is not None
+        beside = replace(live, generation="0123456789ab-2")
+        owner = Owner.claim(beside, process.schema, [], run(1), LOG)
+        merge = Merge(FileWriter(beside, process.schema), Keys.of_upsert(upsert, process.schema), lambda: owner.version, pool)
+        pending = merge.pending()
+        pending.write(table(process.schema, 0, 0, [row("x", 1)]))
+        land(pending, owner, {(TOPIC, 0): Span(0, 1, 1, 1, 0, 0)})
+        process.follower.address = beside
+        process.follower.follow(owner.version, owner.record)
+        process.follower.address = live
+        process.follow()
+        assert DeltaTable(process.follower.owner.address.uri).to_pyarrow_table().column("place").to_pylist() == ["y"]

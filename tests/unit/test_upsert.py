@@ -11,6 +11,7 @@ from flows.batch import Batch
 from flows.conform import Conform
 from flows.fingerprint import definitions
 from flows.plan import Node, analyse
+from flows.stage import Stage
 from flows.upsert import Upsert
 from tests.folder import FLIGHTS, append, plan, view, write
 from tests.memory import Record, split
@@ -217,3 +218,15 @@ def test_a_source_without_a_key_cannot_delete_by_it(tmp_path: Path) -> None:
 
 def test_keys_that_no_text_can_be_are_refused(tmp_path: Path) -> None:
     assert "the key has 2 columns: a text is one value" in refusal(tmp_path, PICKED, "", f'key_format = "text"\n{FLIGHTS}')
+
+
+def test_a_delete_by_key_where_a_record_gives_several_rows(tmp_path: Path) -> None:
+    source = 'topic = "t"\nformat = "json"\nkey = ["id"]\nnull_values = "delete"\n[columns]\nid = "integer not null"\ntags = "varchar[]"\n'
+    project = write(tmp_path, {"sources/t.toml": source, "core/t.sql": upsert("SELECT id, unnest(tags) AS tag FROM staging.t")})
+    found = analyse(project)
+    assert not found.findings, found.findings
+    log = {0: [Record(0, b'{"id": 1, "tags": ["a", "b"]}', b'{"id":1}'), Record(1, None, b'{"id":1}')]}
+    (batch,) = split(log, {0: 0}, [10], [True])
+    staged = Stage(project.sources["t"]).stage(batch)
+    made = Conform(found.nodes["core.t"]).conform(staged.rows, batch, staged.deletes).rows
+    assert made.select(["tag", "_deleted", "_row"]).to_pylist()[-1] == {"tag": None, "_deleted": True, "_row": 0}
