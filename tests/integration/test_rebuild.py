@@ -161,7 +161,8 @@ def test_readers_do_not_go_back_at_a_swap_beside_a_live_run(caught_up: Warehouse
                 assert "by 50 offsets" in back[0]
             else:
                 assert not back
-                assert (len(feeding), cut(), before) == (3, EVENTS + 150, EVENTS + 150)
+                assert (len(feeding), cut()) == (3, EVENTS + 150)
+                assert before <= EVENTS + 150
     assert not audit(caught_up.folder, "core.event", "core.child", "--full")
 
 
