@@ -171,6 +171,8 @@ def _same(kappa: Kappa, plain: str) -> None:
 def reads(folder: Path, case: Case, kappa: Kappa) -> list[Ratio]:
     """R7's reads: the table as it is after the batches / its rows written anew in key order."""
     fresh = _compacted(folder, kappa)
+    for address in (kappa.address, fresh):
+        DeltaTable(address.uri).create_checkpoint()  # as a run does every few commits
     pinned = [
         Pinned("core.orders", kappa.address.uri, kappa.owner.version, hidden=True),
         Pinned("core.fresh", fresh.uri, DeltaTable(fresh.uri).version(), hidden=True),
