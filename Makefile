@@ -2,11 +2,12 @@
 # Another Python: make test PYTHON=/path/to/python3.12    Some tests only: make test ARGS="tests/unit -k jars"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo change test lint bench clean
 export PYTHON
 
 help:
 	@echo "make demo    the example warehouse, from files to answers"
+	@echo "make change  definitions of the example change under live tables, and back (after make demo)"
 	@echo "make test    all tests, on real servers (ARGS= goes to pytest)"
 	@echo "make lint    ruff, mypy, import-linter, docker-compose.yml"
 	@echo "make bench   the benchmark (ARGS= goes to it)"
@@ -16,9 +17,13 @@ demo:
 	@bash .ci/install runtime
 	@.venv/bin/python examples/flights/demo.py
 
+change:
+	@bash .ci/install runtime
+	@.venv/bin/python examples/flights/change.py
+
 test:
 	@bash .ci/install dev
-	@.venv/bin/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 lint:
 	@bash .ci/install dev

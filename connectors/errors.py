@@ -23,7 +23,7 @@ class LogLost(LogError):
             f"records of topic {position.topic} are lost",
             cause=f"the tables have read up to {position}, but partition {position.partition} now begins at offset {first_held}: "
             f"offsets {position.offset} to {first_held - 1} were removed (retention or deleted records)",
-            next_step="restore the topic, or accept the gap by building new generations: kappa run --rebuild --accept-lost TABLE",
+            next_step="restore the topic, or accept the gap by building new generations: kappa replay --accept-lost TABLE",
         )
         self.position = position
         self.first_held = first_held
@@ -36,7 +36,7 @@ class LogCut(LogError):
         super().__init__(
             f"topic {position.topic} ends before what the tables have read",
             cause=f"the tables have read up to {position}, but partition {position.partition} ends at offset {end}",
-            next_step="restore the topic, or build new generations from the topic as it is: kappa run --rebuild --accept-lost TABLE",
+            next_step="restore the topic, or build new generations from the topic as it is: kappa replay --accept-lost TABLE",
         )
         self.position = position
         self.end = end
@@ -52,7 +52,7 @@ class TopicReplaced(LogError):
         super().__init__(
             f"topic {topic} is not the one that the tables were built from",
             cause=f"{what} was {was} and is now {is_now}: its offsets mean other records; {read_up_to(positions)}",
-            next_step="name the old cluster or restore the topic; or build from the new one: kappa run --rebuild --accept-lost TABLE",
+            next_step="name the old cluster or restore the topic; or build from the new one: kappa replay --accept-lost TABLE",
         )
         self.topic = topic
         self.known = known
@@ -66,7 +66,7 @@ class TopicGone(LogError):
         super().__init__(
             f"topic {topic} is gone",
             cause=f"it was deleted; its id was {known.topics.get(topic)}; {read_up_to(positions)}",
-            next_step="restore it; or make it again, load its files, and build new generations: kappa run --rebuild --accept-lost TABLE",
+            next_step="restore it; or make it again, load its files, and build new generations: kappa replay --accept-lost TABLE",
         )
         self.topic = topic
 
@@ -80,7 +80,7 @@ class PartitionsChanged(LogError):
         super().__init__(
             f"the partitions of topic {topic} have changed",
             cause=f"{what}; {read_up_to(positions)}; keys may have moved between partitions",
-            next_step="build new generations over all partitions: kappa run --rebuild TABLE",
+            next_step="build new generations over all partitions: kappa replay TABLE",
         )
         self.topic = topic
 

@@ -43,3 +43,19 @@ def extent(config: Mapping[str, str], topic: str, partitions: Iterable[int], con
         stable=offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED),
         high=offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED),
     )
+
+
+def offsets_at(config: Mapping[str, str], topic: str, partitions: Iterable[int], at_ms: int) -> dict[int, int]:
+    """The first offset of each partition whose record is of ``at_ms`` (since 1970) or later; its end when there is none.
+
+    Raises KafkaFailed, KafkaSettingsWrong.
+    """
+    admin = client(AdminClient, {"log_level": "2", **config})
+    places = [TopicPartition(topic, p) for p in sorted(partitions)]
+    ends = extent(config, topic, [place.partition for place in places]).high
+    asked = admin.list_offsets(dict.fromkeys(places, OffsetSpec.for_timestamp(at_ms)), request_timeout=ANSWER_TIMEOUT_S)
+    try:
+        found = {place.partition: int(future.result(ANSWER_TIMEOUT_S + 5).offset) for place, future in asked.items()}
+    except (KafkaException, TimeoutError) as error:
+        raise KafkaFailed(f"the offsets of topic {topic} are unknown", str(error) or "Kafka does not answer") from error
+    return {partition: offset if offset >= 0 else ends[partition] for partition, offset in found.items()}

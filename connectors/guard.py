@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from connectors.errors import KafkaFailed, PartitionsChanged, TopicGone, TopicReplaced
 from connectors.topics import Admin, KafkaUnreachable, TopicMissing
@@ -15,6 +16,20 @@ from flows.ledger import LogIdentity
 WAIT_S = 0.5
 ANSWER_TIMEOUT_S = 3.0  # between two looks at whether the run is to stop
 PATIENCE_S = 300.0
+
+
+class Log(Protocol):
+    """What a run must know of the log that it reads. ``held``: tells where the tables stand, for errors."""
+
+    identity: LogIdentity
+    partitions: frozenset[int]
+    held: Callable[[], Iterable[Position]]
+
+    def consumed(self) -> None:
+        """Something was emitted."""
+
+    def verify(self) -> None:
+        """Raises unless it is still the log that the run began with."""
 
 
 class LogGuard:

@@ -19,8 +19,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from connectors.clients import client
 from connectors.errors import KafkaFailed, LogCut, LogLost
-from connectors.guard import LogGuard
+from connectors.guard import Log
+from connectors.pace import Pace
 from connectors.records import Run, runs
+from flows.archive import Archive
 from flows.batch import Batch, Position
 from flows.control import RunControl
 from flows.errors import KappaError
@@ -48,7 +50,9 @@ _LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to commit, and how much a lane may hold. Sizes in bytes, times in seconds."""
+    """When to commit, and how much a lane may hold. Sizes in bytes, times in seconds. ``records_per_s``: most that the flow reads; None: as
+    fast as it can.
+    """
 
     commit_rows: int = 500_000
     commit_bytes: int = 128 * 1024 * 1024
@@ -56,6 +60,7 @@ class Limits:
     batch_rows: int = 50_000
     batch_bytes: int = 16 * 1024 * 1024
     prefetch_bytes: int = 32 * 1024 * 1024
+    records_per_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -72,7 +77,8 @@ class KafkaSource(DynamicSource[Batch]):
 
     Gives Batches whose ranges join without gap or overlap for each partition. Partitions are shared out over the workers by number.
     A batch with ``mark`` asks the tables to commit. Errors are data: they go to ``control`` and the source ends. ``guard`` hears of
-    every emission, and is asked when nothing comes for a while.
+    every emission, and is asked when nothing comes for a while. ``archive``: where a partition that begins below ``low``, the first
+    offset that the topic holds, is read up to the archive's end.
     """
 
     def __init__(
@@ -83,9 +89,13 @@ class KafkaSource(DynamicSource[Batch]):
         ends: Mapping[int, int] | None,
         limits: Limits,
         control: RunControl,
-        guard: LogGuard | None = None,
+        guard: Log | None = None,
+        archive: Archive | None = None,
+        low: Mapping[int, int] | None = None,
     ) -> None:
         self.guard = guard
+        self.archive = archive
+        self.low = dict(low or {})
         self.config = config
         self.topic = topic
         self.starts = dict(starts)
@@ -118,6 +128,7 @@ class Lane(StatelessSourcePartition[Batch]):
         self._queue: queue.Queue[list[Batch] | None] = queue.Queue(QUEUE_BATCHES)
         self._finished = not starts
         self._closing = threading.Event()
+        self._pace = Pace(self._limits.records_per_s and self._limits.records_per_s / lanes)
         if starts:
             self._thread = threading.Thread(target=self._pump, name=f"consume-{source.topic}", daemon=True)
             self._thread.start()
@@ -204,9 +215,11 @@ class Lane(StatelessSourcePartition[Batch]):
 
     def _pump(self) -> None:
         try:
+            positions = dict(self._positions)
+            self._replay(positions)
             consumer = client(Consumer, {**consumer_config(self._source.config, self._limits), "error_cb": self._hear})
             try:
-                self._consume(consumer)
+                self._consume(consumer, positions)
             finally:
                 consumer.close()
         except KappaError as error:
@@ -218,9 +231,26 @@ class Lane(StatelessSourcePartition[Batch]):
         finally:
             self._put(None)
 
-    def _consume(self, consumer: Consumer) -> None:
+    def _replay(self, positions: dict[int, int]) -> None:
+        """Read from the archive what the topic no longer holds, and on to the archive's end; moves ``positions``."""
+        archive, ends = self._source.archive, self._source.ends
+        for partition, start in positions.items() if archive is not None else ():
+            if start >= self._source.low.get(partition, start):
+                continue
+            assert archive is not None
+            _, end = archive.spans[partition]
+            end = end if ends is None else min(end, ends[partition])
+            for records in archive.records(partition, start, end):
+                self._put([Run(partition, records).batch(self._source.topic, positions[partition], end)])
+                positions[partition] = records.column(0)[-1].as_py() + 1
+                if self._ended:
+                    return
+            if positions[partition] < end:
+                self._put([Run.empty(self._source.topic, partition, positions[partition], end)])
+                positions[partition] = end
+
+    def _consume(self, consumer: Consumer, positions: dict[int, int]) -> None:
         topic, ends = self._source.topic, self._source.ends
-        positions = dict(self._positions)
         open_partitions = {p for p in positions if ends is None or positions[p] < ends[p]}
         consumer.assign([TopicPartition(topic, p, positions[p]) for p in sorted(open_partitions)])
         wanted, record_bytes = FIRST_RECORDS, 1
@@ -250,8 +280,8 @@ class Lane(StatelessSourcePartition[Batch]):
         """
         gathered: dict[int, list[pa.RecordBatch]] = {}
         events: list[Message] = []
-        count, nbytes, chunk = 0, 0, min(wanted, CHUNK_RECORDS)
-        while count < wanted and nbytes < self._limits.batch_bytes:
+        count, nbytes, chunk = 0, 0, min(wanted, self._pace.most(CHUNK_RECORDS))
+        while count < wanted and nbytes < self._limits.batch_bytes and not self._pace.is_late(count):
             messages = consumer.consume(chunk, CONSUME_WAIT_S)
             parts, more = runs(messages) if messages else ([], [])
             for part in parts:
@@ -329,6 +359,7 @@ class Lane(StatelessSourcePartition[Batch]):
         return self._control.stopping or self._closing.is_set()
 
     def _put(self, batches: list[Batch] | None) -> None:
+        self._pace.wait(sum(batch.records.num_rows for batch in batches or ()), lambda: self._ended)
         while not self._ended:
             try:
                 self._queue.put(batches, timeout=0.1)

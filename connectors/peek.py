@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.clients import reader
 from connectors.errors import KafkaFailed
 from connectors.extent import extent
 from connectors.topics import TopicMissing, partitions
+from flows.batch import Position
 from flows.errors import UsageError
 
 SILENCE_TIMEOUT_S = 15.0
 _WAIT_S = 0.1
+_NEAR = 500  # offsets
 
 
 class TopicUnknown(UsageError):
@@ -51,6 +55,37 @@ def peek(config: Mapping[str, str], topic: str, count: int, start: Literal["earl
     return events[:count] if start == "earliest" else events[-count:]
 
 
+def at(config: Mapping[str, str], positions: Iterable[Position]) -> dict[Position, Event | None]:
+    """The committed events at positions of topics that are there; None for one that the topic does not hold, or no longer.
+
+    Raises TopicMissing, TopicRefused, KafkaUnreachable, KafkaFailed.
+    """
+    found: dict[Position, Event | None] = dict.fromkeys(positions)
+    for topic in sorted({place.topic for place in found}):
+        held = extent(config, topic, partitions(config, topic))
+        with closing(reader({**config, "auto.offset.reset": "earliest"}, "kappa-peek")) as consumer:
+            for partition, low in held.low.items():
+                those = [p.offset for p in found if p[:2] == (topic, partition) and low <= p.offset < held.stable[partition]]
+                for near in _runs(sorted(those)):
+                    for event in _read(consumer, topic, partition, near[0], near[-1] + 1):
+                        place = Position(topic, partition, event.offset)
+                        if place in found:
+                            found[place] = event
+    return found
+
+
+def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:
+    """Sorted offsets in groups that are so near to each other that reading through is quicker than asking anew."""
+    run: list[int] = []
+    for offset in offsets:
+        if run and offset - run[-1] > _NEAR:
+            yield run
+            run = []
+        run.append(offset)
+    if run:
+        yield run
+
+
 def _latest(config: Mapping[str, str], topic: str, partition: int, low: int, high: int, count: int) -> list[Event]:
     """Offsets are not dense (transactions, compaction), so it looks further back until it has enough."""
     reach = count + 8
@@ -63,15 +98,18 @@ def _latest(config: Mapping[str, str], topic: str, partition: int, low: int, hig
 
 
 def _earliest(config: Mapping[str, str], topic: str, partition: int, start: int, end: int, count: int) -> list[Event]:
-    if start >= end:
-        return []
-    consumer = reader({**config, "auto.offset.reset": "earliest"}, "kappa-peek")
-    events: list[Event] = []
+    with closing(reader({**config, "auto.offset.reset": "earliest"}, "kappa-peek")) as consumer:
+        return list(islice(_read(consumer, topic, partition, start, end, count), count))
+
+
+def _read(consumer: Consumer, topic: str, partition: int, start: int, end: int, most: int = 1000) -> Iterator[Event]:
+    """The committed events of ``[start, end)``, ``most`` at a time. Raises KafkaFailed."""
     silent_s = 0.0
     try:
-        consumer.assign([TopicPartition(topic, partition, start)])
-        while len(events) < count:
-            messages = consumer.consume(min(count - len(events), 1000), _WAIT_S)
+        if start < end:
+            consumer.assign([TopicPartition(topic, partition, start)])
+        while start < end:
+            messages = consumer.consume(min(most, 1000), _WAIT_S)
             silent_s = 0.0 if messages else silent_s + _WAIT_S
             if silent_s > SILENCE_TIMEOUT_S:
                 raise KafkaFailed(f"reading {topic}/{partition} failed", f"nothing came for {SILENCE_TIMEOUT_S:.0f} s")
@@ -80,13 +118,11 @@ def _earliest(config: Mapping[str, str], topic: str, partition: int, start: int,
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaFailed(f"reading {topic}/{partition} failed", error.str())
                 if error is not None or message.offset() >= end:
-                    return events
-                events.append(_event(message))
+                    return
+                start = message.offset() + 1
+                yield _event(message)
     except KafkaException as error:
         raise KafkaFailed(f"reading {topic}/{partition} failed", str(error.args[0])) from error
-    finally:
-        consumer.close()
-    return events
 
 
 def _event(message: Message) -> Event:

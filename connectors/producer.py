@@ -74,7 +74,7 @@ class RowProducer:
         for index, (key, value) in enumerate(zip(chunk.keys, chunk.values, strict=True)):
             pairs = [headers, ("kappa-row", b"%d" % (first_row + index))]
             if index in broken:
-                pairs += [*_marks(broken[index]), ("kappa-file", self._uri.encode())]
+                pairs += [*marks(broken[index]), ("kappa-file", self._uri.encode())]
             try:
                 produce(self._topic, value, key, headers=pairs)
             except (BufferError, KafkaException):
@@ -151,7 +151,7 @@ class RowProducer:
         return LoadFailed(self._uri, "; ".join(dict.fromkeys(filter(None, (problem.str(), self._problem)))))
 
 
-def _marks(broken: Broken) -> list[tuple[str, bytes]]:
+def marks(broken: Broken) -> list[tuple[str, bytes]]:
     line = [] if broken.line is None else [("kappa-line", b"%d" % broken.line)]
     return [("kappa-broken", broken.cause.encode()), *line]
 

@@ -139,6 +139,13 @@ class Admin:
 
     def max_message_bytes(self, topic: str) -> int:
         """The largest batch of records that the topic takes. Raises as ``ask``."""
+        return int(self._setting(topic, "max.message.bytes"))
+
+    def is_compacted(self, topic: str) -> bool:
+        """Whether Kafka drops records of a key that has a newer one. Raises as ``ask``."""
+        return "compact" in self._setting(topic, "cleanup.policy")
+
+    def _setting(self, topic: str, name: str) -> str:
         resource = ConfigResource(ResourceType.TOPIC, topic)
         settings = self.ask(lambda admin: admin.describe_configs([resource], request_timeout=self.answer_timeout_s)[resource], topic)
-        return int(settings["max.message.bytes"].value)
+        return str(settings[name].value)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 
 from flows.contract import Source
-from flows.project import Finding, Project
+from flows.project import Finding, Project, source_file
 from flows.sql.bind import Binder, near
 from flows.sql.gates import expression_problems, plan_problems
 from flows.sql.storage import COLUMN_NAME
@@ -30,8 +29,8 @@ def reserved_name(name: str) -> tuple[str, str] | None:
 
 def source_findings(project: Project, source: Source, binder: Binder) -> list[Finding]:
     """Everything wrong with one source."""
-    file = f"sources/{source.name}.toml"
-    text = (project.folder / Path(file)).read_text(encoding="utf-8", errors="replace")
+    file = source_file(source.name)
+    text = project.files[file]
     findings = []
     for path, (cause, fix) in _problems(source):
         findings.append(Finding(file, line_of(text, *path), cause, fix))

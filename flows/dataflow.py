@@ -239,7 +239,7 @@ class TooManyRejects(KappaError):
         super().__init__(
             f"{table} refused {rejects} records in this run",
             cause=f"its SQL raised on more records than [run] max_rejects = {limit}",
-            next_step=f"correct the SQL of {table}, then kappa run --rebuild {table}; or raise max_rejects",
+            next_step=f"correct the SQL of {table}, then kappa apply; or raise max_rejects",
         )
 
 

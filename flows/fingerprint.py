@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from flows.batch import RAW, REJECTED
 from flows.contract import Source
+from flows.materialized import Materialized
 from flows.plan import Node, Plan
-from flows.project import Project
+from flows.project import Project, source_file, table_file
 from flows.sql.tree import expression_text, parse_expression
 from flows.summary import Summary
 from flows.types import UTC_MICROSECONDS
@@ -28,8 +29,10 @@ Role = Literal["raw", "staging", "rejected", "table"]
 class Definition:
     """A physical table. ``json`` holds everything that decides its rows, and nothing else; ``fingerprint``: 12 hex digits of its SHA-256.
 
-    ``role``: raw and staging tables of a source, tables of rejects, tables of SQL files. ``upstream``: the table that it is made from;
-    None for a table made from the topic itself. A table of rejects has the upstream of the table whose rejects it holds.
+    ``role``: raw and staging tables of a source, tables of rejects, tables of SQL files. ``source``: empty for a materialized table.
+    ``upstream``: the table that it is made from; None for a table made from the topic itself, and for a materialized one. A table of
+    rejects has the upstream of the table whose rejects it holds.
+    ``files``: the texts that define the table and all that it derives from, by their paths in the folder.
     """
 
     name: str
@@ -41,49 +44,110 @@ class Definition:
     partition_by: tuple[str, ...]
     json: dict[str, Any]
     fingerprint: str
+    files: Mapping[str, str]
     upsert: Upsert | None = None
     summary: Summary | None = None
+    materialized: Materialized | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The stored tables whose rows decide this one's: its parent, or for a materialized table all below it."""
+        if self.materialized is not None:
+            return self.materialized.tables
+        return (self.parent,) if self.parent is not None else ()
 
     @property
     def parent(self) -> str | None:
         """The table without which this one is not fed: its upstream, or the table whose rejects it holds."""
         return self.name.removesuffix("__rejected") if self.role == "rejected" else self.upstream
 
+    @property
+    def file(self) -> str:
+        """The file that defines the table: its source's, or its own."""
+        return file_of(self.name, self.source)
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What the storage root keeps of it: ``json``, and the files, which decide nothing by their mere letters."""
+        return {**self.json, "files": dict(self.files)}
+
+
+def file_of(table: str, source: str) -> str:
+    """The file that defines the physical table ``table`` of ``source``."""
+    return source_file(source) if table.startswith(("raw.", "staging.")) else table_file(table.removesuffix("__rejected"))
+
 
 def definitions(project: Project, plan: Plan) -> dict[str, Definition]:
     """The definition of every table that is stored, upstream first. The plan must have no findings (``plan.require``)."""
     made: dict[str, Definition] = {}
+
+    def add(
+        name: str,
+        role: Role,
+        source: str,
+        upstream: str | None,
+        schema: pa.Schema,
+        partition_by: tuple[str, ...],
+        content: Mapping[str, Any],
+        upsert: Upsert | None = None,
+        summary: Summary | None = None,
+    ) -> None:
+        kind = "summary" if summary else "upsert" if upsert else "append"
+        values = {"format": 1, "table": name, "role": role, "kind": kind, **content}
+        file = file_of(name, source)
+        files = {**(made[upstream].files if upstream else {}), file: project.files[file]}
+        made[name] = Definition(
+            name, kind, role, source, upstream, schema, partition_by, values, fingerprint(values), files, upsert, summary
+        )
+
     for source in project.sources.values():
         if source.raw:
-            _add(made, f"raw.{source.name}", "raw", source.name, None, RAW, ("_partition",), {"topic": source.topic})
+            add(f"raw.{source.name}", "raw", source.name, None, RAW, ("_partition",), {"topic": source.topic})
         contract = _contract(source)
-        _add(made, f"staging.{source.name}", "staging", source.name, None, source.staging_schema, (), contract)
-        _add(made, f"staging.{source.name}__rejected", "rejected", source.name, None, REJECTED, (), contract)
+        add(f"staging.{source.name}", "staging", source.name, None, source.staging_schema, (), contract)
+        add(f"staging.{source.name}__rejected", "rejected", source.name, None, REJECTED, (), contract)
     for node in plan.nodes.values():
         content = _table(node, made[node.upstream])
-        _add(made, node.name, "table", node.source, node.upstream, node.schema, node.partition_by, content, node.upsert)
-        _add(made, f"{node.name}__rejected", "rejected", node.source, node.upstream, REJECTED, (), content)
+        add(node.name, "table", node.source, node.upstream, node.schema, node.partition_by, content, node.upsert)
+        add(f"{node.name}__rejected", "rejected", node.source, node.upstream, REJECTED, (), content)
     for summary in plan.summaries.values():
         content = _summary(summary, made[summary.upstream])
-        _add(made, summary.name, "table", summary.source, summary.upstream, summary.schema, summary.partition_by, content, summary=summary)
+        add(summary.name, "table", summary.source, summary.upstream, summary.schema, summary.partition_by, content, summary=summary)
+    for table in plan.materialized.values():
+        made[table.name] = _of_materialized(table, project, made)
     return made
 
 
-def _add(
-    made: dict[str, Definition],
-    name: str,
-    role: Role,
-    source: str,
-    upstream: str | None,
-    schema: pa.Schema,
-    partition_by: tuple[str, ...],
-    content: Mapping[str, Any],
-    upsert: Upsert | None = None,
-    summary: Summary | None = None,
-) -> None:
-    kind = "summary" if summary else "upsert" if upsert else "append"
-    values = {"format": 1, "table": name, "role": role, "kind": kind, **content}
-    made[name] = Definition(name, kind, role, source, upstream, schema, partition_by, values, fingerprint(values), upsert, summary)
+def _of_materialized(table: Materialized, project: Project, made: Mapping[str, Definition]) -> Definition:
+    """Everything that decides its rows: the SQL, the views that it goes through, the tables below."""
+    values = {
+        "format": 1,
+        "table": table.name,
+        "role": "table",
+        "kind": "materialized",
+        "sql": table.sql,
+        "columns": [[field.name, type_name(field.type)] for field in table.schema],
+        "key": list(table.key),
+        "partition_by": list(table.partition_by),
+        "views": dict(table.views),
+        "upstreams": {name: made[name].fingerprint for name in table.tables},
+        "duckdb": duckdb.__version__,
+    }
+    files = {file: text for name in table.tables for file, text in made[name].files.items()}
+    files |= {table_file(name): project.files[table_file(name)] for name in (*table.views, table.name)}
+    return Definition(
+        table.name,
+        "materialized",
+        "table",
+        "",
+        None,
+        table.schema,
+        table.partition_by,
+        values,
+        fingerprint(values),
+        files,
+        materialized=table,
+    )
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
@@ -173,6 +237,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Sentences that name what differs between two definitions' JSON; empty when they are equal."""
     found = []
     for name in [*old, *(name for name in new if name not in old)]:
+        if name == "files":
+            continue
         before, after = old.get(name), new.get(name)
         if before == after:
             continue
@@ -180,6 +246,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             found += _columns(before or [], after or [])
         elif name == "rules":
             found += _rules(before or [], after or [])
+        elif name in ("upstreams", "views"):
+            found += _named({"upstreams": "upstream", "views": "view"}[name], before or {}, after or {})
         elif name == "sql":
             found.append(f"SQL changed: {before} -> {after}")
         elif name == "upstream" and before and after and before["table"] == after["table"]:
@@ -187,6 +255,15 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         else:
             found.append(f"{_LABELS.get(name, name)}: {_show(before)} -> {_show(after)}")
     return found
+
+
+def _named(label: str, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """What differs between two maps from the name of a table or view to what decides it."""
+    found = [f"{label} {name} is read no more" for name in before if name not in after]
+    found += [f"{label} {name} is read" for name in after if name not in before]
+    return found + [
+        f"{label} {name} changed: {before[name]} -> {after[name]}" for name in after if before.get(name, after[name]) != after[name]
+    ]
 
 
 _LABELS = {"duckdb": "DuckDB", "upstream": "upstream table", "record_format": "format"}

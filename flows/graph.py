@@ -49,6 +49,11 @@ def read(table: TableFile) -> Query:
     return Query(table, tree, _tables(tree, table.sql), None)
 
 
+def tables_of(sql: str) -> frozenset[str]:
+    """The tables and views that a SELECT reads. Raises SqlRefused."""
+    return frozenset(_tables(parse(sql), sql))
+
+
 def _tables(tree: Node, sql: str) -> dict[str, int]:
     ctes = {entry["key"].lower() for node in walk(tree) for entry in node.get("cte_map", {}).get("map", [])}
     reads: dict[str, int] = {}
@@ -69,7 +74,7 @@ def _tables(tree: Node, sql: str) -> dict[str, int]:
 
 
 def physical_tables(project: Project) -> list[str]:
-    """The names of all tables that are stored: raw, staging, append tables, and the tables of rejects."""
+    """The names of all tables that are stored."""
     names = []
     for source in project.sources.values():
         names += [f"raw.{source.name}"] if source.raw else []
@@ -77,7 +82,7 @@ def physical_tables(project: Project) -> list[str]:
     for name, table in project.tables.items():
         if table.kind in STREAMING:
             names += [name, f"{name}__rejected"]
-        elif table.kind == "summary":
+        elif table.kind in ("summary", "materialized"):
             names.append(name)
     return names
 
@@ -90,11 +95,11 @@ def summary_problem(project: Project, upstream: str, line: int) -> Problem | Non
         return None
     if table is not None and table.kind == "summary":
         cause = f"{upstream} is a summary: a summary of summaries would have to follow changes of groups"
-        return Problem(line, cause, f'FROM what {upstream} reads; or kind = "view" here')
-    if table is not None and table.kind == "view":
-        return Problem(
-            line, f"{upstream} is a view: a summary reads one stored table", 'FROM the table that the view reads; or kind = "view" here'
-        )
+        return Problem(line, cause, f'FROM what {upstream} reads; or kind = "materialized" or "view" here')
+    if table is not None and table.kind in ("view", "materialized"):
+        what = "a view: a summary reads one stored table" if table.kind == "view" else "materialized: it is made anew as a whole"
+        fix = f'FROM the table that {upstream} reads; or kind = "materialized" here'
+        return Problem(line, f"{upstream} is {what}", fix)
     if upstream in physical_tables(project):
         cause = f"a summary cannot read {upstream}: it reads staging, an append table or an upsert table"
         return Problem(line, cause, f'FROM staging.{name.removesuffix("__rejected")}, or kind = "view" here')
@@ -113,11 +118,9 @@ def upstream_problem(project: Project, query: Query, upstream: str, line: int) -
         cause = f"{upstream} is {kind}: its rows change, and an {query.file.kind} table reads a stream of rows that stay"
         return Problem(line, cause, f'FROM what {upstream} reads, or kind = "view" here')
     if upstream in project.tables:
-        return Problem(
-            line,
-            f"{upstream} is a view: an {query.file.kind} table reads a stream",
-            'FROM the table that the view reads, or kind = "view" here',
-        )
+        what = "a view" if project.tables[upstream].kind == "view" else "materialized"
+        fix = f'FROM the table that {upstream} reads, or kind = "materialized" or "view" here'
+        return Problem(line, f"{upstream} is {what}: an {query.file.kind} table reads a stream", fix)
     if layer == "raw" or upstream.endswith("__rejected"):
         return Problem(
             line,
@@ -130,7 +133,7 @@ def upstream_problem(project: Project, query: Query, upstream: str, line: int) -
 
 
 def view_problem(project: Project, upstream: str, line: int) -> Problem | None:
-    """Why a view cannot read ``upstream``; None when it can."""
+    """Why a view, or a materialized table, cannot read ``upstream``; None when it can."""
     known = [*physical_tables(project), *(name for name, table in project.tables.items() if table.kind == "view")]
     if upstream in known:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -10,6 +10,8 @@ import pyarrow as pa
 from flows.batch import RAW, REJECTED, SYSTEM
 from flows.checks import reserved_name, source_findings
 from flows.graph import Query, order, read, summary_problem, upstream_problem, view_problem
+from flows.materialized import Materialized
+from flows.materialized import problems as materialized_problems
 from flows.project import Finding, Project, ProjectInvalid, TableFile
 from flows.sql.bind import Binder, near
 from flows.sql.chain import chain
@@ -83,17 +85,20 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``nodes``, ``summaries`` and ``views`` in an order in which each follows what it reads; ``findings``: everything that is wrong."""
+    """``nodes``, ``summaries``, ``materialized`` and ``views``, each in an order in which each follows what it reads; ``findings``:
+    everything that is wrong.
+    """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     summaries: dict[str, Summary] = field(default_factory=dict)
+    materialized: dict[str, Materialized] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @property
-    def tables(self) -> dict[str, Node | Summary]:
+    def tables(self) -> dict[str, Node | Summary | Materialized]:
         """The tables of SQL files that are stored, each after what it reads."""
-        return {**self.nodes, **self.summaries}
+        return {**self.nodes, **self.summaries, **self.materialized}
 
 
 def analyse(project: Project) -> Plan:
@@ -134,8 +139,8 @@ class _Analysis:
             problem = problem._replace(cause=problem.cause.replace("an append table", "an upsert table"))
         if table.kind == "summary":
             problem = problem._replace(cause=problem.cause.replace(": an append table sees one record at a time", ""))
-        file = table.path.relative_to(self.project.folder).as_posix()
-        self.plan.findings.append(Finding(file, _line(table, problem), problem.cause, problem.fix))
+        line = _line(table, self.project.files[table.file], problem)
+        self.plan.findings.append(Finding(table.file, line, problem.cause, problem.fix))
         self.broken.add(table.name)
 
     def _source(self, name: str) -> None:
@@ -185,6 +190,8 @@ class _Analysis:
         try:
             if query.file.kind == "summary":
                 self._summary(query)
+            elif query.file.kind == "materialized":
+                self._materialized(query)
             elif query.chain is None:
                 self._view(query)
             else:
@@ -295,6 +302,47 @@ class _Analysis:
         )
         self.view_binder.add_table(table.name, visible(grouped.schema))
 
+    def _materialized(self, query: Query) -> None:
+        table = query.file
+        views = self._views_below(query.reads)
+        for problem in materialized_problems(query.tree, table.sql, views, self.binder.connection):
+            self._find(table, problem)
+        if table.name in self.broken:
+            return
+        below = {name for view in views for name in self.plan.views[view].dependencies} | query.reads.keys()
+        tables = tuple(sorted(below - self.plan.views.keys()))
+        if not tables:
+            raise SqlRefused(Problem(1, "it reads no table", "FROM a table; or a file of these rows, loaded into a source"))
+        columns = self.view_binder.columns(table.sql)
+        schema = stored_schema(columns, {})
+        for name in table.settings.key:
+            if name not in schema.names:
+                fix = near(name, schema.names, f"a column of the SELECT: {', '.join(schema.names)}")
+                raise SqlRefused(Problem(0, f"key names {name}, which the SELECT does not give", fix, "key"))
+        sql = text(query.tree)
+        self.plan.materialized[table.name] = Materialized(
+            name=table.name,
+            schema=schema,
+            sql=sql,
+            rows_sql=cast_sql(sql, schema.names, casts(columns, schema, self.view_binder)),
+            reads=tuple(sorted(query.reads)),
+            tables=tables,
+            views=views,
+            key=table.settings.key,
+            partition_by=self._partition_by(table, schema),
+            refresh_interval_s=table.settings.refresh_interval_s,
+        )
+        self.view_binder.add_table(table.name, schema)
+
+    def _views_below(self, reads: Iterable[str]) -> dict[str, str]:
+        """The views among ``reads``, and those that these read: name -> SQL."""
+        found: dict[str, str] = {}
+        for name in reads:
+            if name in self.plan.views:
+                view = self.plan.views[name]
+                found |= {**self._views_below(view.dependencies), name: view.sql}
+        return found
+
     def _source_of(self, upstream: str) -> str:
         layer, _, name = upstream.partition(".")
         return name if layer == "staging" else self.plan.nodes[upstream].source
@@ -339,10 +387,10 @@ def _probe(program: Program, targets: Mapping[str, str]) -> Probe | None:
     return Probe(probe_sql(program.parts, targets), parts) if parts else None
 
 
-def _line(table: TableFile, problem: Problem) -> int:
-    """The line in the file: never before its SQL begins, but for what is wrong with its settings."""
+def _line(table: TableFile, written: str, problem: Problem) -> int:
+    """The line in the file's text: never before its SQL begins, but for what is wrong with its settings."""
     if problem.line == 0:
-        return line_of(table.path.read_text(encoding="utf-8", errors="replace"), problem.setting)
+        return line_of(written, problem.setting)
     blank = len(table.sql) - len(table.sql.lstrip()) if table.sql.strip() else 0
     return table.line + max(problem.line - 1, table.sql.count("\n", 0, blank))
 

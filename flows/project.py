@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -37,30 +38,40 @@ class Finding:
 class TableSettings(Model):
     """The TOML of a table's leading comment."""
 
-    kind: Literal["append", "upsert", "summary", "view"]
+    kind: Literal["append", "upsert", "summary", "materialized", "view"]
     description: str = ""
     partition_by: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
     sequence: str | None = Field(None, min_length=1)
     delete_when: str | None = Field(None, min_length=1)
     tombstone_retention_s: float | None = Field(None, gt=0)
+    refresh_interval_s: float = Field(60.0, gt=0)
 
     @model_validator(mode="after")
-    def _upsert_only(self) -> Self:
+    def _of_its_kind(self) -> Self:
         """Settings of another kind decide nothing, which nobody means who writes them."""
-        for name in ("key", "sequence", "delete_when", "tombstone_retention_s") if self.kind != "upsert" else ():
-            if name in self.model_fields_set:
-                raise ValueError(f"{name} is a setting of upsert tables, and this one is {self.kind}")
+        for name, kinds in _KINDS_OF.items():
+            if name in self.model_fields_set and self.kind not in kinds:
+                raise ValueError(f"{name} is a setting of {' and '.join(kinds)} tables, and this one is {self.kind}")
         return self
+
+
+_KINDS_OF = {
+    "key": ("upsert", "materialized"),
+    "sequence": ("upsert",),
+    "delete_when": ("upsert",),
+    "tombstone_retention_s": ("upsert",),
+    "refresh_interval_s": ("materialized",),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """One SQL file: ``name`` is ``layer.stem``; ``sql`` follows the settings and begins at 1-based ``line``."""
+    """One SQL file: ``name`` is ``layer.stem``, ``file`` its path in the folder; ``sql`` follows the settings from 1-based ``line`` on."""
 
     name: str
     layer: str
-    path: Path
+    file: str
     settings: TableSettings
     sql: str
     line: int
@@ -84,10 +95,13 @@ class ProjectInvalid(KappaError):
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A loaded folder. ``sources`` by name, ``tables`` by ``layer.name``; ``findings``: what could not be loaded."""
+    """A loaded folder. ``files``: the text of each definition by its path; ``sources`` by name, ``tables`` by ``layer.name``;
+    ``findings``: what could not be loaded.
+    """
 
     folder: Path
     settings: Settings
+    files: Mapping[str, str]
     sources: dict[str, Source] = field(default_factory=dict)
     tables: dict[str, TableFile] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -117,30 +131,48 @@ class Project:
 def load_project(folder: Path) -> Project:
     """Load a warehouse folder. Raises SettingsInvalid when there is none; everything else becomes a finding."""
     folder = folder.resolve()
-    project = Project(folder, load_settings(folder))
-    for path in sorted((folder / "sources").glob("*.toml")):
-        _load_source(project, path)
+    settings = load_settings(folder)
+    paths = sorted((folder / "sources").glob("*.toml"))
     for layer in LAYERS:
-        for path in sorted((folder / layer).glob("*.sql")):
-            _load_table(project, layer, path)
+        paths += sorted((folder / layer).glob("*.sql"))
+    texts = {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8", errors="replace") for path in paths}
+    return parse_project(folder, settings, texts)
+
+
+def parse_project(folder: Path, settings: Settings, files: Mapping[str, str]) -> Project:
+    """The project of these ``files`` (path in the folder -> text): those of the folder, or others in their place."""
+    project = Project(folder, settings, files)
+    for file, text in files.items():
+        path = PurePosixPath(file)
+        if path.suffix == ".toml":
+            _load_source(project, file, path.stem, text)
+        else:
+            _load_table(project, file, path, text)
     return project
 
 
-def _load_source(project: Project, path: Path) -> None:
-    file = path.relative_to(project.folder).as_posix()
-    text = path.read_text(encoding="utf-8", errors="replace")
+def source_file(name: str) -> str:
+    """The file that defines a source."""
+    return f"sources/{name}.toml"
+
+
+def table_file(name: str) -> str:
+    """The file that defines the table or view ``layer.name``."""
+    return f"{name.replace('.', '/', 1)}.sql"
+
+
+def _load_source(project: Project, file: str, name: str, text: str) -> None:
     try:
         values = tomllib.loads(text)
-        project.sources[path.stem] = Source(name=path.stem, **values)
+        project.sources[name] = Source(name=name, **values)
     except tomllib.TOMLDecodeError as error:
         project.findings.append(Finding(file, _toml_line(error), f"not TOML: {error}", "valid TOML (see docs/sources.md)"))
     except (ValidationError, TypeError) as error:
         project.findings.extend(_invalid(file, text, error))
 
 
-def _load_table(project: Project, layer: str, path: Path) -> None:
-    file = path.relative_to(project.folder).as_posix()
-    text = path.read_text(encoding="utf-8", errors="replace")
+def _load_table(project: Project, file: str, path: PurePosixPath, text: str) -> None:
+    layer = path.parent.as_posix()
     if not NAME.match(path.stem):
         project.findings.append(
             Finding(
@@ -165,7 +197,7 @@ def _load_table(project: Project, layer: str, path: Path) -> None:
         return
     line = text.count("\n", 0, head.end()) + 1
     name = f"{layer}.{path.stem}"
-    project.tables[name] = TableFile(name, layer, path, settings, text[head.end() :], line)
+    project.tables[name] = TableFile(name, layer, file, settings, text[head.end() :], line)
 
 
 def _toml_line(error: tomllib.TOMLDecodeError) -> int:

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -56,6 +56,7 @@ class RunSettings(_Section):
     workers: int = Field(1, ge=1, le=64)
     catch_up_records: int = Field(1_000_000, ge=1)
     max_rejects: int = Field(1_000_000, ge=0)
+    cut_interval_s: float = Field(60.0, ge=1)
 
     _sizes = field_validator("memory_limit", "commit_bytes", "batch_bytes", mode="before")(parse_bytes)
 
@@ -66,9 +67,47 @@ class MaintenanceSettings(_Section):
     target_file_bytes: int = Field(128 * MIB, ge=64 * 1024)
     compact_files: int = Field(16, ge=2)
     retention_s: float = Field(3600, ge=0)
+    keep_cuts_s: float | None = Field(None, ge=0)
+    keep_generations: int = Field(3, ge=1)
     durable: bool = False
 
     _sizes = field_validator("target_file_bytes", mode="before")(parse_bytes)
+
+    @property
+    def cuts_kept_s(self) -> float:
+        """How long a published cut that is not pinned is kept: ``keep_cuts_s``; unset, as long as versions are."""
+        return self.retention_s if self.keep_cuts_s is None else self.keep_cuts_s
+
+
+class Share(NamedTuple):
+    """A number of rows, or a part of them."""
+
+    rows: int | None
+    part: float | None
+
+    def __str__(self) -> str:
+        return f"{self.rows}" if self.rows is not None else f"{100 * (self.part or 0):g}%"
+
+    def allows(self, rows: int, of: int) -> bool:
+        return rows <= (self.rows if self.rows is not None else (self.part or 0) * of)
+
+
+def parse_share(value: object) -> object:
+    """``1000`` or ``"5%"``. Raises ValueError."""
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        return Share(None, float(value.rstrip().removesuffix("%")) / 100)
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return Share(int(value), None)
+    return value
+
+
+class PromotionSettings(_Section):
+    """What a new generation may change, compared with the live one, before it is made live."""
+
+    max_changed_rows: Share | None = None
+    max_removed_rows: Share | None = None
+
+    _shares = field_validator("max_changed_rows", "max_removed_rows", mode="before")(parse_share)
 
 
 class LocalSettings(_Section):
@@ -113,6 +152,7 @@ class Settings(BaseSettings):
     storage: str = "data"
     run: RunSettings = RunSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
+    promotion: PromotionSettings = PromotionSettings()
     local: LocalSettings = LocalSettings()
     postgres: PostgresSettings = PostgresSettings()
     kafka: dict[str, str] = Field(default_factory=dict, repr=False)

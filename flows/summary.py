@@ -189,6 +189,14 @@ def _touched(groups: list[Item], where: Node | None, base: Node) -> str:
     return text(node)
 
 
+def members_sql(summary: Summary) -> str:
+    """The rows of the upstream, which is registered as ``_upstream``, that count in some group, with their groups as ``g0``, ``g1``, ..."""
+    node = parse(summary.touched_sql)
+    node["modifiers"] = []  # DISTINCT
+    node["select_list"] += parse("SELECT * FROM x")["select_list"]
+    return text(node)
+
+
 def _semi_join(alias: str, groups: list[Item]) -> Node:
     same = (
         f"({expression_text({**item.expression, 'alias': ''})}) IS NOT DISTINCT FROM {TOUCHED}.g{number}"

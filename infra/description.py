@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from flows.fingerprint import definitions, type_name
-from flows.plan import Plan, analyse
+from flows.materialized import Materialized
+from flows.plan import Node, Plan, analyse
 from flows.project import Project
+from flows.summary import Summary
 from infra.inventory import TableStatus, read_all
 from sinks.address import TableAddress
 from sinks.catalog import Catalog, CatalogState
@@ -64,9 +66,10 @@ def describe(project: Project, name: str, config: Mapping[str, str] | None) -> D
             it.notes.append("the folder has no such view, or an error in it: kappa check")
     else:
         raise TableUnknown(name, [*state.tables, *state.views])
-    readers = {table.name: (table.upstream,) for table in plan.tables.values()} | {
-        view.name: view.dependencies for view in plan.views.values()
-    }
+    streaming: dict[str, Node | Summary] = {**plan.nodes, **plan.summaries}
+    readers: dict[str, tuple[str, ...]] = {table.name: (table.upstream,) for table in streaming.values()}
+    readers |= {table.name: table.reads for table in plan.materialized.values()}
+    readers |= {view.name: view.dependencies for view in plan.views.values()}
     it.read_by = sorted(reader for reader, read in readers.items() if name in read)
     return it
 
@@ -103,11 +106,14 @@ def _lineage(it: Description, project: Project, plan: Plan) -> None:
         it.notes.append("its definition is not in the folder any more")
         return
     assert it.status is not None
-    it.source = definition.source
-    topic = project.sources[definition.source].topic
-    it.reads = [definition.upstream or f"topic {topic}"]
+    if definition.materialized is not None:
+        it.reads = list(definition.materialized.reads)
+    else:
+        it.source = definition.source
+        it.reads = [definition.upstream or f"topic {project.sources[definition.source].topic}"]
     if it.status.generation.partition("-")[0] != definition.fingerprint:
-        it.notes.append(f"its definition in the folder has changed: kappa run --rebuild {it.name.removesuffix(REJECTED)}")
+        it.notes.append("its definition in the folder is another one: kappa plan")
     elif it.name in plan.tables:
         table = plan.tables[it.name]
-        it.lineage, it.sql = table.lineage, table.sql
+        it.sql = table.sql
+        it.lineage = {} if isinstance(table, Materialized) else table.lineage

@@ -29,8 +29,8 @@ class TableStatus:
     """A stored table. ``rows`` (without tombstones), ``files`` and ``nbytes``: of the newest version; ``record``: its newest ledger, None
     before the first claim.
 
-    ``last``: the newest commit that moved positions; ``lag``: offsets of the log that are not yet in the table, None when unknown;
-    ``unreadable``: why the table cannot be read, then its numbers mean nothing.
+    ``last``: the newest commit that moved positions, or made a materialized table anew; ``lag``: offsets of the log that are not yet in
+    the table, None when unknown; ``unreadable``: why the table cannot be read, then its numbers mean nothing.
     """
 
     name: str
@@ -61,7 +61,7 @@ class TableStatus:
         return self.record.positions if self.record else {}
 
     def age_s(self, now: datetime) -> float | None:
-        """Seconds since the last commit that moved positions."""
+        """Seconds since ``last``."""
         return None if self.last is None else max(0.0, (now - self.last.at).total_seconds())
 
 
@@ -72,7 +72,7 @@ def read_status(address: TableAddress, kind: str, stable: Stable) -> TableStatus
     record, last = None, None
     for commit in commits(address):
         record = record or commit.record
-        if commit.record is not None and commit.record.ranges:
+        if commit.record is not None and (commit.record.ranges or (commit.record.cut is not None and commit.operation == "WRITE")):
             last = commit
             break
     return TableStatus(

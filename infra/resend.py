@@ -28,7 +28,7 @@ class CorrectionsOff(UsageError):
         staging = f"staging.{source.name}"
         cause = f"the live generation of {staging} was built without them" if source.corrections else "corrections = true is not set"
         write = f"when nothing but kappa writes to topic {source.topic}: write corrections = true into sources/{source.name}.toml, then "
-        run = f"kappa run --rebuild {staging}" if built else f"kappa run {source.name} --until-caught-up"
+        run = "kappa apply" if built else f"kappa run {source.name} --until-caught-up"
         super().__init__(
             f"source {source.name} takes no corrections", cause=cause, next_step=run if source.corrections else f"{write}{run}"
         )
@@ -103,7 +103,7 @@ def _problem(one: Correction, source: Source, reject: Mapping[str, Any]) -> str:
     if one.topic != source.topic:
         return f"is not of topic {source.topic}"
     if one.table and not one.table.startswith("staging."):
-        return f"was refused by {one.table}, not by the contract: correct its SQL, then kappa run --rebuild {one.table}"
+        return f"was refused by {one.table}, not by the contract: correct its SQL, then kappa apply"
     if not reject:
         return "is not rejected"
     if reject["code"] == Code.SUPERSEDED:

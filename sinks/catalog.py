@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -159,9 +159,25 @@ class Catalog:
         )
 
     def generations(self, table: str) -> list[str]:
-        """The generations of ``layer.name`` that have a definition, by ordinal."""
-        entries = _entries(self.folder / "definitions" / table)
-        return sorted((path.stem for path in entries if path.suffix == ".json" and _GENERATION.match(path.stem)), key=ordinal)
+        """The generations of ``layer.name`` that have a definition and were not dropped, by ordinal."""
+        made, dropped = self._generations(table)
+        return sorted(made - dropped, key=ordinal)
+
+    def dropped(self, table: str) -> list[str]:
+        """The generations whose data was dropped, or is about to be, by ordinal."""
+        return sorted(self._generations(table)[1], key=ordinal)
+
+    def _generations(self, table: str) -> tuple[set[str], set[str]]:
+        names = [path.name.rpartition(".") for path in _entries(self.folder / "definitions" / table)]
+        made = {stem for stem, _, suffix in names if suffix == "json" and _GENERATION.match(stem)}
+        return made, {stem for stem, _, suffix in names if suffix == "dropped" and stem in made}
+
+    def history(self) -> Iterator[CatalogState]:
+        """All catalogues, the newest first. Raises FormatTooNew, StorageUnusable."""
+        with reaching(self.root):
+            numbers = self.numbers()
+        for n in reversed(numbers):
+            yield self.read(n)
 
     def defined(self) -> list[str]:
         """The tables that have a definition, live or not, sorted."""
@@ -174,13 +190,18 @@ class Catalog:
         """
         folder = self.folder / "definitions" / table
         with reaching(self.root):
-            generations = self.generations(table)
-        generation = f"{fingerprint}-{ordinal(generations[-1]) + 1 if generations else 1}"
+            made, _ = self._generations(table)
+        generation = f"{fingerprint}-{max(map(ordinal, made), default=0) + 1}"
         assert _GENERATION.match(generation), generation
         with reaching(self.root):
             folder.mkdir(parents=True, exist_ok=True)
             put_if_absent(folder / f"{generation}.json", _encode(definition), durable=True)
         return generation
+
+    def mark_dropped(self, table: str, generation: str) -> None:
+        """From now on nobody makes the generation live or goes on with it; its number is not used again. Raises StorageUnusable."""
+        with reaching(self.root):
+            put_if_absent(self.folder / "definitions" / table / f"{generation}.dropped", b"", durable=True)
 
     def definition(self, table: str, generation: str) -> dict[str, Any]:
         """What a generation was built from, as ``new_generation`` got it. Raises FileNotFoundError, FormatTooNew."""

@@ -1,4 +1,4 @@
-"""Vacuum and log cleanup. Both keep every version that was current within the retention.
+"""Vacuum and log cleanup. Both keep every version that was current within the retention, or that a published cut names.
 
 Written here because deltalake's vacuum commits twice without the owner's epoch and with a ledger that may be stale by then, and because the
 retention is a setting of the warehouse, not of the table.
@@ -13,25 +13,38 @@ from itertools import takewhile
 from urllib.parse import unquote
 
 from flows.objects import Place
+from sinks.address import TableAddress
 from sinks.log import CHECKPOINT, COMMIT, DeltaLog, numbers
+from sinks.pins import Pins
 
 ORPHAN_AGE_S = 86_400.0  # a file that no commit has named for so long was left by a process that died
 
 
 @dataclass(slots=True)
 class Vacuum:
-    """Deletes data files that no kept version names. Remembers what the commits removed, so that each commit is read once.
+    """Deletes data files that no kept version, and no published cut, names. Remembers what the commits removed, to read each but once.
 
-    ``kept``: the files that only older versions name, which the last ``expired`` has left for these.
+    ``keep_cuts_s``: how long cuts that are not pinned are kept. ``kept``: the files that only older versions name, which the last
+    ``expired`` has left for these.
     """
 
-    folder: Place
+    address: TableAddress
+    keep_cuts_s: float = 0.0
     _removed_at: dict[str, float] = field(default_factory=dict)
     _read_to: int = -1
     kept: list[Place] = field(default_factory=list)
+    pins: Pins = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pins = Pins(self.address, self.keep_cuts_s)
+
+    @property
+    def folder(self) -> Place:
+        return self.address.folder
 
     def run(self, live: set[str], version: int, retention_s: float) -> int:
         """``live``: the paths of ``version``. Returns how many files were deleted."""
+        self.pins.expire()
         expired = self.expired(live, version, retention_s)
         for file in expired:
             file.unlink(missing_ok=True)
@@ -42,15 +55,16 @@ class Vacuum:
         self._read(version)
         now = time.time()
         there = {str(file): file for file in _data_files(self.folder)}
+        pinned = self.pins.files()
         expired = []
         for path in list(self._removed_at):
             if path in live:
                 del self._removed_at[path]
-            elif self._removed_at[path] < now - retention_s:
+            elif self._removed_at[path] < now - retention_s and path not in pinned:
                 expired.append(str(self.folder / unquote(path)))
                 del self._removed_at[path]
         kept = {str(self.folder / unquote(path)) for path in self._removed_at}
-        known = kept | {str(self.folder / unquote(path)) for path in live} | set(expired)
+        known = kept | {str(self.folder / unquote(path)) for path in live | pinned} | set(expired)
         orphans = [file for name, file in there.items() if name not in known]
         oldest = now - max(retention_s, ORPHAN_AGE_S)
         self.kept = [there[name] for name in kept if name in there]

@@ -18,22 +18,25 @@ _Frozen = frozenset[tuple[tuple[str, int], int]]
 class Held:
     """What one table holds: ``versions``, ascending, each with the positions it had reached, and why the table failed, if it has.
 
-    ``complete``: False when older versions exist that were not read.
+    ``complete``: False when older versions exist that were not read; ``apart``: it is no function of a log (materialized), and is read at
+    its newest version.
     """
 
     table: str
     versions: Sequence[tuple[int, Vector]]
     failed: str | None = None
     complete: bool = True
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A table that is read at its own last version, because it does not share the cut, and why."""
+    """A table that is read at its own last version, because it does not share the cut, and why. ``empty``: it has no rows to share."""
 
     table: str
     version: int
     cause: str
+    empty: bool = False
 
     def __str__(self) -> str:
         return f"{self.table} is not at the cut of its source: {self.cause}; it is read at its own version {self.version}"
@@ -62,8 +65,10 @@ def compute_cut(tables: Sequence[Held]) -> Cut:
         newest = held.versions[-1][1]
         if held.failed is not None:
             left_out.append(LeftOut(held.table, versions[held.table], f"it has failed ({held.failed})"))
+        elif held.apart:
+            continue
         elif not newest:
-            left_out.append(LeftOut(held.table, versions[held.table], "it has committed nothing yet"))
+            left_out.append(LeftOut(held.table, versions[held.table], "it has committed nothing yet", empty=True))
         else:
             sources.setdefault(frozenset(topic for topic, _ in newest), []).append(held)
     for group in sources.values():

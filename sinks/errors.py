@@ -35,7 +35,7 @@ class LogChanged(KappaError):
         super().__init__(
             f"topic {topic} is not the one that {table} was built from",
             cause=f"the table's positions ({', '.join(positions) or 'none'}) belong to {was}; the log is now {now}",
-            next_step=f"point [kafka] at the old cluster, or build the table anew from this log: kappa run --rebuild --accept-lost {table}",
+            next_step=f"point [kafka] at the old cluster, or build the table anew from this log: kappa replay --accept-lost {table}",
         )
         self.table = table
         self.topic = topic
@@ -62,7 +62,7 @@ class LedgerLost(KappaError):
         super().__init__(
             f"{table} has rows but no ledger",
             cause=f"no commit in {uri}/_delta_log carries kappa's metadata; another program wrote the table, or cleaned its log",
-            next_step=f"kappa run --rebuild {table}",
+            next_step=f"kappa replay {table}",
         )
         self.table = table
 
@@ -74,7 +74,7 @@ class TableAltered(KappaError):
         super().__init__(
             f"the Delta table of {table} was altered by another program",
             cause=cause,
-            next_step=f"undo that change, or build the table anew: kappa run --rebuild {table}",
+            next_step=f"undo that change, or build the table anew: kappa replay {table}",
         )
         self.table = table
 
@@ -86,7 +86,7 @@ class TableUnreadable(KappaError):
         super().__init__(
             f"table {table} cannot be read",
             cause=cause,
-            next_step=f"restore the folder, or build the table anew: kappa run --rebuild {table}",
+            next_step=f"restore the folder, or build the table anew: kappa replay {table}",
         )
         self.table = table
 
@@ -143,6 +143,6 @@ class KeyMoved(KappaError):
             cause="what a record without a value deletes would depend on which partition is read first",
             next_step=(
                 "send all records of a key to one partition, as Kafka's producers do by key, to a new topic; or say "
-                f'null_values = "reject" in the source, delete_when in {table}, and kappa run --rebuild {table}'
+                f'null_values = "reject" in the source, delete_when in {table}, and kappa apply'
             ),
         )

@@ -40,7 +40,7 @@ class SummaryFailed(KappaError):
         super().__init__(
             f"the SQL of {table} failed over {upstream}, version {version}",
             cause=cause,
-            next_step=f"correct the SQL of {table} or the rows of {upstream}, then kappa run --rebuild {table}",
+            next_step=f"correct the SQL of {table}, then kappa apply; or the rows of {upstream}, then kappa run",
         )
 
 
@@ -51,7 +51,7 @@ class UpstreamUnreadable(KappaError):
         super().__init__(
             f"{table} cannot read {upstream}, version {version}",
             cause=cause,
-            next_step=f"see that the storage can be reached, then kappa run; a lost file: kappa run --rebuild {upstream}",
+            next_step=f"see that the storage can be reached, then kappa run; a lost file: kappa replay {upstream}",
         )
 
 

@@ -100,9 +100,9 @@ class Maintenance:
             files = live_files(table)
             if started >= self._next_cleanup:
                 self._next_cleanup = started + min(CLEANUP_INTERVAL_S, max(1.0, self.settings.retention_s / 10))
-                self._vacuum = self._vacuum or Vacuum(address.folder)
+                self._vacuum = self._vacuum or Vacuum(address, self.settings.cuts_kept_s)
                 self._vacuum.run({file.path for file in files}, version, self.settings.retention_s)
-                clean_log(log, self.settings.retention_s, keep_from=own_version)
+                clean_log(log, self.settings.retention_s, keep_from=self._vacuum.pins.keep_log_from(own_version))
             runs = choose(files, self.settings.target_file_bytes, self.settings.compact_files) if self.compacts else []
             if not runs or not _compacting.acquire(blocking=False):
                 return None

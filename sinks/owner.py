@@ -27,7 +27,7 @@ from sinks.errors import CommitFailed, Fenced, LedgerBroken, RewriteStale, Table
 from sinks.files import OldFile, WrittenFile
 from sinks.history import newest
 from sinks.log import Action, DeltaLog, commit_info, encode, now_ms, txn, txns_of
-from sinks.record import CommitRecord, Partition, UpstreamVersion
+from sinks.record import CommitRecord, Partition, ReadVersion, UpstreamVersion
 from sinks.table import check_kept, check_log, last_record, open_or_create, open_table, record_of
 
 PUT_ATTEMPTS = 5
@@ -169,12 +169,17 @@ class Owner:
         basis: int | None = None,
         tombstones: int | None = None,
         upstream: UpstreamVersion | None = None,
+        cut: Mapping[str, ReadVersion] | None = None,
+        replaces: Mapping[Partition, tuple[int, int]] | None = None,
     ) -> CommitInfo:
         """Commit rows and positions together: ``spans`` count what the files' rows were made of, from the table's positions on.
 
         ``replaced``: files whose rows the new ones hold as they now are, as read at the version ``basis``; ``tombstones``: how many more
-        the table holds then; ``upstream``: what a summary is the function of. Raises LedgerBroken, Fenced, TableAltered,
-        RewriteStale, CommitFailed, and what ``verify_log`` raises. Unless it is CommitFailed, nothing landed.
+        the table holds then; ``upstream``: what a summary is the function of; ``cut``: what a materialized table is;
+        ``replaces``: the ranges of positions whose rows the files hold in the place of others.
+
+        Raises LedgerBroken, Fenced, TableAltered, RewriteStale, CommitFailed, and what ``verify_log`` raises. Unless it is CommitFailed,
+        nothing landed.
         """
         totals = self._totals_with(spans)
         self._verify_log()
@@ -183,6 +188,10 @@ class Owner:
             record = replace(record, tombstones=(record.tombstones or 0) + tombstones)
         if upstream is not None:
             record = replace(record, upstream=upstream)
+        if cut is not None:
+            record = replace(record, cut=cut)
+        if replaces is not None:
+            record = replace(record, replaces=replaces)
         adds = [file.add(self._next_order_ms(), data_change=True) for file in files]
         removes = [old.remove(now_ms(), data_change=True) for old in replaced]
         positions = [txn(self.address.txn(*partition), span.end) for partition, span in sorted(spans.items())]
@@ -230,7 +239,7 @@ class Owner:
         return totals
 
     def _next(self) -> CommitRecord:
-        return replace(self._record, id=new_ulid(), ranges={}, warned={}, failure=None)
+        return replace(self._record, id=new_ulid(), ranges={}, warned={}, replaces={}, failure=None)
 
     def _next_order_ms(self) -> int:
         """The place of a file among the table's files: its modification time, made to grow strictly, so that rewrites keep the order."""

@@ -23,11 +23,42 @@ class UpstreamVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadVersion:
+    """A table version that a materialized table was made from. ``positions``: "topic/partition" -> next offset; empty for one that is
+    materialized itself, whose own ``cut`` says what it was made from.
+    """
+
+    generation: str
+    version: int
+    positions: Mapping[str, int]
+    cut: Mapping[str, ReadVersion] = field(default_factory=dict)
+
+    def same_rows(self, other: ReadVersion) -> bool:
+        """Whether both hold the same rows, whatever claims and compactions lie between the versions."""
+        return (self.generation, self.positions) == (other.generation, other.positions) and same_cut(self.cut, other.cut)
+
+    def to_json(self) -> dict[str, Any]:
+        values: dict[str, Any] = {"generation": self.generation, "version": self.version, "positions": dict(self.positions)}
+        return values | ({"cut": {name: each.to_json() for name, each in sorted(self.cut.items())}} if self.cut else {})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ReadVersion:
+        cut = {name: cls.from_json(each) for name, each in values.get("cut", {}).items()}
+        return cls(values["generation"], values["version"], values["positions"], cut)
+
+
+def same_cut(one: Mapping[str, ReadVersion], other: Mapping[str, ReadVersion]) -> bool:
+    """Whether two cuts have the same tables with the same rows."""
+    return one.keys() == other.keys() and all(each.same_rows(other[name]) for name, each in one.items())
+
+
+@dataclass(frozen=True, slots=True)
 class CommitRecord:
     """The ledger of one commit. ``ranges``: what this commit covers; ``totals``: everything since the generation's first position.
 
     ``warned``: rule -> rows of this commit that broke it; ``tombstones``: how many an upsert table holds at this version; ``upstream``: of
-    which version of its upstream table a summary is the function; ``failure``: why the branch stopped, in the commit that says so.
+    which version of its upstream table a summary is the function; ``cut``: of which versions a materialized table is; ``replaces``:
+    the ranges whose rows this commit puts in the place of others; ``failure``: why the branch stopped, in the commit that says so.
     """
 
     id: str
@@ -39,6 +70,8 @@ class CommitRecord:
     warned: Mapping[str, int] = field(default_factory=dict)
     tombstones: int | None = None
     upstream: UpstreamVersion | None = None
+    cut: Mapping[str, ReadVersion] | None = None
+    replaces: Mapping[Partition, tuple[int, int]] = field(default_factory=dict)
     failure: Failure | None = None
 
     @property
@@ -61,6 +94,10 @@ class CommitRecord:
             values["tombstones"] = self.tombstones
         if self.upstream is not None:
             values["upstream"] = {"generation": self.upstream.generation, "version": self.upstream.version}
+        if self.cut is not None:
+            values["cut"] = {name: each.to_json() for name, each in sorted(self.cut.items())}
+        if self.replaces:
+            values["replaces"] = {f"{topic}/{p}": {"from": start, "to": end} for (topic, p), (start, end) in sorted(self.replaces.items())}
         if self.failure is not None:
             failure = self.failure
             values["failure"] = {"cause": failure.cause, "positions": list(failure.positions), "next_step": failure.next_step}
@@ -80,6 +117,11 @@ class CommitRecord:
             warned=values["warned"],
             tombstones=values.get("tombstones"),
             upstream=_upstream(values.get("upstream")),
+            cut=None if values.get("cut") is None else {name: ReadVersion.from_json(each) for name, each in values["cut"].items()},
+            replaces={
+                (name.rpartition("/")[0], int(name.rpartition("/")[2])): (at["from"], at["to"])
+                for name, at in values.get("replaces", {}).items()
+            },
             failure=failure and Failure(table, failure["cause"], tuple(failure["positions"]), failure["next_step"]),
         )
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from flows.errors import KappaError
 from sinks.address import TableAddress
-from sinks.catalog import Catalog, TableEntry
+from sinks.catalog import Catalog, CatalogState, TableEntry
 from sinks.cut import Cut, Held, Undecided, Vector, compute_cut
 from sinks.errors import TableLost, TableUnreadable
 from sinks.history import commits
@@ -38,17 +38,24 @@ class Snapshot:
     def address(self, table: str) -> TableAddress:
         return TableAddress(self.root, table, self.tables[table].generation)
 
+    def record(self, table: str) -> CommitRecord | None:
+        """The newest ledger at or before the table's version; None when there is none. Raises TableUnreadable."""
+        for commit in commits(self.address(table)):
+            if commit.version <= self.cut.versions[table] and commit.record is not None:
+                return commit.record
+        return None
 
-def take_snapshot(root: str) -> Snapshot:
-    """Read the catalogue and compute the cut, which tables that cannot be read have no part in."""
-    state = Catalog(root).read()
+
+def take_snapshot(root: str, state: CatalogState | None = None) -> Snapshot:
+    """Read the catalogue and compute the cut, which tables that cannot be read have no part in. ``state``: another one in its place."""
+    state = state or Catalog(root).read()
     addresses = {name: TableAddress(root, name, entry.generation) for name, entry in state.tables.items()}
     unreadable: dict[str, int] = {}
     lost: dict[str, KappaError] = {}
     while True:
         try:
             cut = _cut(list(addresses.values()), unreadable)
-            gone = {name: version for name, version in cut.versions.items() if not _readable(addresses[name], version)}
+            gone = {name: version for name, version in cut.versions.items() if not is_readable(addresses[name], version)}
         except TableUnreadable as error:
             lost[error.table] = error
             del addresses[error.table]
@@ -89,15 +96,19 @@ def held(address: TableAddress, limit: int | None = None, after: int = -1) -> He
     if not versions and not foreign:
         raise TableLost(address.name, address.folder)
     failure = newest.failure if newest else None
-    return Held(address.name, versions[::-1] or [(foreign[0], {})], failure.cause if failure else None, complete)
+    apart = newest is not None and newest.cut is not None
+    return Held(address.name, versions[::-1] or [(foreign[0], {})], failure.cause if failure else None, complete, apart)
 
 
 def _covered(record: CommitRecord) -> Vector:
     return {place: span.end for place, span in record.totals.items() if span.end > span.start}
 
 
-def _readable(address: TableAddress, version: int) -> bool:
-    """Whether a version still has all of its files: vacuum removes those of versions older than the retention, never the newest's."""
+def is_readable(address: TableAddress, version: int) -> bool:
+    """Whether a version still has all of its files: vacuum removes those of versions older than the retention, never the newest's.
+
+    Raises TableUnreadable.
+    """
     if DeltaLog(address.folder).versions()[-1:] == [version]:
         return True
     adds = pa.table(open_table(address, version).get_add_actions())

@@ -129,10 +129,12 @@ class Upkeeper:
             done.checkpoint = table.version()
             if not self.dry:
                 table.create_checkpoint()
-        vacuum = Vacuum(address.folder)
+        vacuum = Vacuum(address, self.settings.cuts_kept_s)
+        if not self.dry:
+            vacuum.pins.expire()
         unneeded = vacuum.expired({file.path for file in live_files(table)}, table.version(), retention_s)
         done.removed, done.kept = Amount.of(unneeded), Amount.of(vacuum.kept)
-        old = expired_log(log, retention_s, keep_from=ledger.version)
+        old = expired_log(log, retention_s, keep_from=vacuum.pins.keep_log_from(ledger.version))
         done.log = Amount.of(old)
         for path in [] if self.dry else [*unneeded, *old]:
             path.unlink(missing_ok=True)

@@ -9,8 +9,10 @@ from flows.errors import UsageError
 from flows.objects import is_url
 from flows.project import load_project
 from sinks.address import TableAddress
+from sinks.catalog import CatalogState
 from sinks.engine import Engine, Pinned
 from sinks.log import DeltaLog
+from sinks.published import Cuts, snapshot_at
 from sinks.result import Result
 from sinks.snapshot import Snapshot, take_snapshot
 from sinks.statement import check_statement
@@ -23,15 +25,20 @@ REJECTED = "__rejected"
 class Warehouse:
     """All tables and views of a storage root, as they were at one cut: every query of one Warehouse sees the same rows.
 
-    ``refresh`` takes a newer cut. Versions are kept for the setting ``maintenance.retention_s``, so do not hold one for longer.
+    ``refresh`` takes a newer cut, ``at`` gives an older one. Versions are kept for the setting ``maintenance.retention_s``, so do not hold
+    one for longer, unless it is a published cut's.
 
     >>> with Warehouse.open("examples/flights") as warehouse:
     ...     frame = warehouse.sql("SELECT carrier, count(*) AS n FROM core.flight GROUP BY ALL").polars()
     """
 
-    def __init__(self, root: str, memory_limit: int | None = None) -> None:
+    def __init__(
+        self, root: str, memory_limit: int | None = None, state: CatalogState | None = None, snapshot: Snapshot | None = None
+    ) -> None:
+        """Until ``refresh``: ``state``: a catalogue in the place of the newest; ``snapshot``: what to read instead of the newest cut."""
         self.root = root
-        self.snapshot = take_snapshot(root)
+        self._memory_limit = memory_limit
+        self.snapshot = snapshot or take_snapshot(root, state)
         self._engine = Engine(pinned(self.snapshot), self.snapshot.views, memory_limit, self.snapshot.lost)
 
     @classmethod
@@ -52,6 +59,14 @@ class Warehouse:
             cause="it has neither warehouse.toml (a warehouse folder) nor _kappa (a storage root)",
             next_step="name the folder with -C DIR, or make one: kappa init DIR",
         )
+
+    def at(self, cut: int | str) -> Warehouse:
+        """The same warehouse as it was at a published cut: by number, by the name of its pin, or the newest at or before a time (ISO 8601).
+
+        Close it as well. Raises CutUnknown.
+        """
+        published = Cuts(self.root).find(str(cut))
+        return Warehouse(self.root, self._memory_limit, snapshot=snapshot_at(published, self.root))
 
     def sql(self, query: str) -> Result:
         """One reading statement. Raises StatementRefused, SqlInvalid, TableUnknown, ViewInvalid or QueryFailed."""

@@ -70,14 +70,14 @@ def committed(folder: Path, table: str = "raw.events") -> int:
 
 
 class Running:
-    """A run in a thread, stopped at the end of the ``with``. ``notices``: what it said."""
+    """A run in a thread, or other ``work`` of a session, stopped at the end of the ``with``. ``notices``: what it said."""
 
-    def __init__(self, folder: Path, *names: str, rebuild: bool = False) -> None:
+    def __init__(self, folder: Path, *names: str, work: Callable[[Session], None] | None = None) -> None:
         self.notices: list[str] = []
         self.control = RunControl(self.notices.append)
         self._session: Session | None = None
         self._project = load_project(folder)
-        self._request = Request(names, rebuild=rebuild)
+        self._work = work or (lambda session: session.run(Request(names)))
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Running:
@@ -91,7 +91,7 @@ class Running:
     def _run(self) -> None:
         with Mirror.of(self._project, resolve(self._project), self.control.notify) as mirror:
             self._session = Session(self._project, self.control, mirror)
-            self._session.run(self._request)
+            self._work(self._session)
 
     def is_reading(self) -> bool:
         """Whether it has claimed its tables and reads on from where they stand."""

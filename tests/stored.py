@@ -67,10 +67,11 @@ class Table:
 
 @dataclass
 class Root:
-    """A storage root with a catalogue."""
+    """A storage root with a catalogue. ``log``: what tables that are made next are read from."""
 
     path: Path | str
     tables: dict[str, Table] = field(default_factory=dict)
+    log: LogIdentity = LOG
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(str(self.path))
@@ -87,7 +88,7 @@ class Root:
         """Make, claim and publish a table."""
         generation = self.catalog.new_generation(name, fingerprint, definition or {"name": name})
         address = TableAddress(str(self.path), name, generation)
-        self.tables[name] = Table(Owner.claim(address, schema, partition_by, RUN, LOG), schema, partition_by)
+        self.tables[name] = Table(Owner.claim(address, schema, partition_by, RUN, self.log), schema, partition_by)
         entry = TableEntry("append", generation, address.path)
         self.catalog.publish(lambda state: state.replace(tables={**state.tables, name: entry}), "test")
         return self.tables[name]

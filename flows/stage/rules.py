@@ -26,7 +26,7 @@ class RuleFailed(KappaError):
             f"the record {position} breaks the rule {rule} of source {source}",
             cause=f'{verdict}, and the rule says on_failure = "fail"; the value is {value}',
             next_step=f'in sources/{source}.toml, correct the rule, or say on_failure = "warn" to let such records in, then: kappa run; '
-            f'or say "reject" to keep them out, then: kappa run --rebuild staging.{source}',
+            'or say "reject" to keep them out, then: kappa apply',
         )
         self.rule = rule
         self.position = position

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from connectors.clients import KafkaSettingsWrong
+from connectors.pace import Pace
 from flows.errors import KappaError
 from flows.ledger import Span
 from infra.audit.commits import Walk, check_identity, commits_of
@@ -29,8 +30,8 @@ class Audited:
     """One table: its newest version when the audit began (None: it has none), the walk over its commits, its rows, and a proof for each
     partition.
 
-    ``rows``: None when the table cannot be read, which is a finding; ``same_log``: its topic is the one that it was built from, which
-    ``Audit.count`` finds out.
+    ``rows``: None when the table cannot be read, which is a finding; ``notes``: what could not be proved of the whole table; ``same_log``:
+    its topic is the one that it was built from, which ``Audit.count`` finds out.
     """
 
     address: TableAddress
@@ -38,6 +39,7 @@ class Audited:
     rows: Rows | None
     walk: Walk
     proofs: dict[tuple[str, int], Proof] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     same_log: bool = False
 
     @property
@@ -46,10 +48,20 @@ class Audited:
 
 
 class Audit:
-    """Audits the live generations that ``state`` names. ``config``: librdkafka's; ``memory_limit``: bytes for DuckDB."""
+    """Audits the live generations that ``state`` names. ``config``: librdkafka's; ``memory_limit``: bytes for DuckDB;
+    ``records_per_s``: most that is read from topics (None: as fast as it can).
+    """
 
-    def __init__(self, root: str, state: CatalogState, config: Mapping[str, str], memory_limit: int = 1_000_000_000) -> None:
+    def __init__(
+        self,
+        root: str,
+        state: CatalogState,
+        config: Mapping[str, str],
+        memory_limit: int = 1_000_000_000,
+        records_per_s: float | None = None,
+    ) -> None:
         self._config = config
+        self._pace = Pace(records_per_s)
         self._catalog = Catalog(root)
         self._kinds = {name: entry.kind for name, entry in state.tables.items()}
         self._addresses = {name: TableAddress(root, name, entry.generation) for name, entry in state.tables.items()}
@@ -66,6 +78,10 @@ class Audit:
     def address(self, name: str) -> TableAddress | None:
         """The live generation of a table; None when the catalogue has none."""
         return self._addresses.get(name)
+
+    def kind(self, name: str) -> str:
+        """Of a live table; of one that is not: append, which hides nothing and deletes nothing."""
+        return self._kinds.get(name, "append")
 
     def table(self, name: str) -> Audited:
         """Walk a table's commits and count its rows; the same answer when asked again. That it cannot be read is a finding."""
@@ -87,6 +103,8 @@ class Audit:
         rows = Rows(self._engine, name, self._key(address))
         if self._kinds[name] == "summary":
             return self._summary(address, version, rows)
+        if self._kinds[name] == "materialized":
+            return self._materialized(address, version, rows)
         walk = Walk(address, rows.multiplies, replaces=bool(rows.key)).all(commits_of(address, version))
         audited = Audited(address, version, rows, walk)
         if walk.record is None:
@@ -121,6 +139,16 @@ class Audit:
             break
         return audited
 
+    def _materialized(self, address: TableAddress, version: int, rows: Rows) -> Audited:
+        """A materialized table: no positions of its own, and of which cut it is the function."""
+        walk = Walk(address, multiplies=False, replaces=True).all(commits_of(address, version))
+        audited = Audited(address, version, rows, walk)
+        if walk.record is None or walk.record.cut is None:
+            walk.find("no commit in its log says what it was made from")
+        for key, number in rows.doubled_keys():
+            walk.find(f"the key {key} has {number} rows")
+        return audited
+
     def _keys(self, rows: Rows, walk: Walk) -> None:
         for key, number in rows.doubled_keys():
             walk.find(f"the key {key} has {number} rows")
@@ -128,8 +156,10 @@ class Audit:
             walk.find(f"it has {found} tombstones, and the ledger says {walk.record.tombstones or 0}")
 
     def _key(self, address: TableAddress) -> tuple[str, ...]:
-        """The key of an upsert table, the groups of a summary; empty for others. Raises TableUnreadable when its definition is lost."""
-        name = {"upsert": "key", "summary": "group"}.get(self._kinds[address.name])
+        """The key of an upsert or materialized table, the groups of a summary; empty for others.
+
+        Raises TableUnreadable when its definition is lost."""
+        name = {"upsert": "key", "summary": "group", "materialized": "key"}.get(self._kinds[address.name])
         if name is None:
             return ()
         with reading(address):
@@ -184,7 +214,7 @@ class Audit:
         """The topic, with the raw table that was read from it. Raises what ``TopicLog.open`` raises."""
         if topic not in self.logs:
             raw, spans = self._raw_of(topic)
-            self.logs[topic] = TopicLog.open(self._config, topic, raw, spans)
+            self.logs[topic] = TopicLog.open(self._config, topic, raw, spans, self._pace)
         return self.logs[topic]
 
     def _raw_of(self, topic: str) -> tuple[Rows | None, dict[int, Span]]:

@@ -75,7 +75,7 @@ class Walk:
     def find(self, what: str, partition: Partition | None = None, next_step: str = "") -> None:
         """Add a finding of the table, or of one of its topic partitions."""
         where = f"{partition[0]}/{partition[1]}" if partition else ""
-        self.findings.append(Finding(self.address.name, where, what, next_step=next_step or f"kappa run --rebuild {self.address.name}"))
+        self.findings.append(Finding(self.address.name, where, what, next_step=next_step or f"kappa replay {self.address.name}"))
 
     def _check(self, commit: Commit) -> None:
         version, record = commit.version, commit.record
@@ -91,7 +91,7 @@ class Walk:
             return
         self._ledger(version, record)
         self._transactions(commit, record)
-        if not self.replaces:
+        if not self.replaces and not record.replaces:
             self._grows(version, commit, record)
         self.record = record
 

@@ -49,4 +49,4 @@ class Proof:
     def find(self, what: str, offsets: Iterable[int] = (), next_step: str | None = None) -> None:
         """Add a finding of this table and partition, with up to EXAMPLES positions."""
         examples = tuple(f"{self.where}/{offset}" for offset, _ in zip(offsets, range(EXAMPLES), strict=False))
-        self.findings.append(Finding(self.table, self.where, what, examples, next_step or f"kappa run --rebuild {self.table}"))
+        self.findings.append(Finding(self.table, self.where, what, examples, next_step or f"kappa replay {self.table}"))

@@ -9,6 +9,7 @@ from flows.fingerprint import Definition
 from flows.plan import Plan
 from flows.project import Project
 from infra.audit.audit import REJECTED, Audit
+from infra.audit.materialized import compare_materialized
 from infra.audit.recompute import Recompute
 from infra.audit.summaries import compare_summary
 from sinks.rejects import StoredRejects
@@ -27,6 +28,8 @@ def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, 
             audited.walk.find(f"its definition {what}: it cannot be made again")
         elif definition.summary is not None:
             compare_summary(audit, definition.summary)
+        elif definition.materialized is not None:
+            compare_materialized(audit, definition.materialized)
         else:
             by_source.setdefault(definition.source, []).append(name)
     for source, tables in by_source.items():

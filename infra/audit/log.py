@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from connectors.extent import Extent, extent
 from connectors.log import committed_records
+from connectors.pace import Pace
 from connectors.topics import log_identity, partitions
 from flows.batch import RECORDS
 from flows.ledger import LogIdentity, Span
@@ -21,7 +22,9 @@ CHUNK_RECORDS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class TopicLog:
-    """One topic as it is now. ``raw``: its raw table, with ``raw_spans``: partition -> what that table has committed; None without one."""
+    """One topic as it is now. ``raw``: its raw table, with ``raw_spans``: partition -> what that table has committed; None
+    without one. ``pace``: how fast the topic is read.
+    """
 
     config: Mapping[str, str]
     topic: str
@@ -29,12 +32,13 @@ class TopicLog:
     extent: Extent
     raw: Rows | None
     raw_spans: Mapping[int, Span]
+    pace: Pace
 
     @classmethod
-    def open(cls, config: Mapping[str, str], topic: str, raw: Rows | None, raw_spans: Mapping[int, Span]) -> TopicLog:
+    def open(cls, config: Mapping[str, str], topic: str, raw: Rows | None, raw_spans: Mapping[int, Span], pace: Pace) -> TopicLog:
         """Raises TopicMissing, TopicRefused, KafkaUnreachable or KafkaFailed."""
         held = extent(config, topic, partitions(config, topic))
-        return cls(config, topic, log_identity(config, [topic]), held, raw, raw_spans)
+        return cls(config, topic, log_identity(config, [topic]), held, raw, raw_spans, pace)
 
     def reaches(self, partition: int) -> int:
         """The least offset that can be read again."""
@@ -48,7 +52,9 @@ class TopicLog:
             for piece in range(start, min(low, end), CHUNK_RECORDS):
                 rows = self.raw.read(partition, piece, min(piece + CHUNK_RECORDS, low, end))
                 yield from rows.select(RECORDS.names).cast(RECORDS).combine_chunks().to_batches()
-        yield from committed_records(self.config, self.topic, partition, max(start, low), end, CHUNK_RECORDS)
+        for records in committed_records(self.config, self.topic, partition, max(start, low), end, self.pace.most(CHUNK_RECORDS)):
+            yield records
+            self.pace.wait(records.num_rows)
 
 
 def count(log: TopicLog, partition: int, proofs: list[Proof]) -> None:

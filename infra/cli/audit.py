@@ -8,14 +8,13 @@ from typing import Any
 
 import click
 
-from flows.fingerprint import definitions
-from flows.plan import analyse, require
 from flows.project import load_project
 from infra.addresses import resolve
 from infra.audit.audit import Audit, Audited
 from infra.audit.findings import Finding, Proof
 from infra.audit.full import recompute
 from infra.cli.names import stored_tables
+from infra.run.live import of_catalogue, of_folder
 from sinks.catalog import Catalog
 
 
@@ -44,7 +43,8 @@ def audit(folder: Path, tables: tuple[str, ...], full: bool, verbose: bool, as_j
       kappa audit core.flight --full
     """
     project = load_project(folder)
-    state = Catalog(project.storage).read()
+    catalog = Catalog(project.storage)
+    state = catalog.read()
     names = stored_tables(tables, state, project, "prove")
     work = Audit(project.storage, state, resolve(project).kafka)
     try:
@@ -53,9 +53,8 @@ def audit(folder: Path, tables: tuple[str, ...], full: bool, verbose: bool, as_j
         work.count(names)
         work.rejects(names)
         if full:
-            plan = analyse(project)
-            require(plan)
-            recompute(work, names, project, plan, definitions(project, plan))
+            live = of_catalogue(of_folder(project), state, catalog)
+            recompute(work, names, live.project, live.plan, live.definitions)
     finally:
         work.close()
     audited = [work.tables[name] for name in names]
@@ -76,7 +75,9 @@ def _show(audited: list[Audited], findings: list[Finding], *, full: bool, verbos
             for note in [f"{proof.where}: {note}" for proof in group for note in proof.notes]:
                 click.echo(f"{'':{width}}  note: {note}")
         if not proofs:
-            click.echo(f"{table.address.name:{width}}  {'nothing committed yet' if table.rows else 'cannot be read'}")
+            click.echo(f"{table.address.name:{width}}  {_whole(table)}")
+        for note in table.notes:
+            click.echo(f"{'':{width}}  note: {note}")
     for finding in findings:
         where = f" {finding.where}" if finding.where else ""
         click.secho(f"FINDING {finding.table}{where}: {finding.what}", fg="red")
@@ -84,6 +85,17 @@ def _show(audited: list[Audited], findings: list[Finding], *, full: bool, verbos
             click.echo(f"  for example: {', '.join(finding.positions)}")
         click.echo(f"  next: {finding.next_step}")
     click.echo(_summary(audited, findings, full=full))
+
+
+def _whole(table: Audited) -> str:
+    """A table without positions of its own."""
+    if table.rows is None:
+        return "cannot be read"
+    cut = table.walk.record.cut if table.walk.record is not None else None
+    if cut is None:
+        return "nothing committed yet"
+    verdict = "FINDINGS" if table.findings else "ok"
+    return f"made from {', '.join(f'{name} at version {at.version:,}' for name, at in cut.items())}  rows {table.rows.count():,}  {verdict}"
 
 
 def _line(proofs: list[Proof]) -> str:
@@ -135,6 +147,7 @@ def to_json(audited: list[Audited]) -> dict[str, Any]:
                 "table": table.address.name,
                 "generation": table.address.generation,
                 "version": table.version,
+                "notes": table.notes,
                 "partitions": [_proof(proof) for proof in table.proofs.values()],
                 "findings": [
                     {"where": f.where, "what": f.what, "positions": list(f.positions), "next_step": f.next_step} for f in table.findings

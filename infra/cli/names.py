@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from flows.errors import UsageError
-from flows.plan import analyse
+from flows.plan import Node, analyse
 from flows.project import Project
+from flows.summary import Summary
 from sinks.catalog import CatalogState
 from sinks.engine import near_names
 from sinks.warehouse import REJECTED
@@ -18,7 +19,9 @@ def stored_tables(wanted: tuple[str, ...], state: CatalogState, project: Project
     for name in wanted:
         bases = [name]
         if name in project.sources:
-            derived = [table.name for table in analyse(project).tables.values() if table.source == name]
+            plan = analyse(project)
+            tables: dict[str, Node | Summary] = {**plan.nodes, **plan.summaries}
+            derived = [table.name for table in tables.values() if table.source == name]
             bases = [f"raw.{name}", f"staging.{name}", *derived]
         found = {table for base in bases for table in (base, f"{base}{REJECTED}") if table in state.tables}
         if not found:

@@ -39,7 +39,7 @@ def peek(folder: Path, topic: str, count: int, start: Literal["earliest", "lates
     name = project.sources[topic].topic if topic in project.sources else topic
     events = read(resolve(project).kafka, name, count, start)
     if as_json:
-        click.echo(json.dumps([_json(event) for event in events], ensure_ascii=False))
+        click.echo(json.dumps([event_json(event) for event in events], ensure_ascii=False))
         return
     if not events:
         click.echo(f"topic {name} has no committed events")
@@ -48,11 +48,11 @@ def peek(folder: Path, topic: str, count: int, start: Literal["earliest", "lates
         click.echo(_shown(event, width))
 
 
-def _json(event: Event) -> dict[str, Any]:
+def event_json(event: Event) -> dict[str, Any]:
     return {
         "partition": event.partition,
         "offset": event.offset,
-        "timestamp": _time(event),
+        "timestamp": event_time(event),
         **_text("key", event.key),
         **_text("value", event.value),
         "headers": [{"name": name, **_text("value", value)} for name, value in event.headers],
@@ -69,21 +69,21 @@ def _text(name: str, value: bytes | None) -> dict[str, str | None]:
         return {f"{name}_base64": base64.b64encode(value).decode()}
 
 
-def _time(event: Event) -> str | None:
+def event_time(event: Event) -> str | None:
     if event.timestamp_ms is None:
         return None
     return datetime.fromtimestamp(event.timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _shown(event: Event, width: int) -> str:
-    lines = [f"{event.partition}/{event.offset}  {_time(event) or 'no time'}", f"  key    {_short(event.key, width)}"]
-    lines.append(f"  value  {_short(event.value, width)}")
+    lines = [f"{event.partition}/{event.offset}  {event_time(event) or 'no time'}", f"  key    {short(event.key, width)}"]
+    lines.append(f"  value  {short(event.value, width)}")
     if event.headers:
-        lines.append("  " + "  ".join(f"{name}={_short(value, 60)}" for name, value in event.headers))
+        lines.append("  " + "  ".join(f"{name}={short(value, 60)}" for name, value in event.headers))
     return "\n".join(lines)
 
 
-def _short(value: bytes | None, width: int) -> str:
+def short(value: bytes | None, width: int) -> str:
     """One line; control characters and bytes that are no text are escaped, so that nothing reaches the terminal's own language."""
     if value is None:
         return "null"

@@ -19,6 +19,7 @@ _FILES = (
     "sources/orders.toml",
     "core/orders.sql",
     "analytics/daily_revenue.sql",
+    "tests/orders.toml",
     "orders.csv",
     "README.md",
     "gitignore",
@@ -123,7 +124,7 @@ def _summary(project: Project, plan: Plan) -> str:
         files = len({finding.file for finding in plan.findings})
         return f"\n{_count(len(plan.findings), 'error')} in {_count(files, 'file')}"
     kinds = [table.kind for table in plan.tables.values()]
-    nouns = {"append": "append table", "upsert": "upsert table", "summary": "summary"}
+    nouns = {"append": "append table", "upsert": "upsert table", "summary": "summary", "materialized": "materialized table"}
     tables = [_count(kinds.count(kind), noun) for kind, noun in nouns.items() if kind in kinds or kind == "append"]
     counts = (_count(len(project.sources), "source"), *tables, _count(len(plan.views), "view"))
     return f"{', '.join(counts)}: no errors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,8 +37,9 @@ class AnswerNotWritten(KappaError):
     "-o", "--output", "file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write here, whole or not at all."
 )
 @click.option("--rows", default=40, show_default=True, type=click.IntRange(1), help="How many rows a table shows.")
+@click.option("--cut", metavar="CUT", help="As of a published cut: its number or name, or a time (the newest at or before it).")
 @click.pass_obj
-def query(folder: Path, sql: str, form: str | None, file: Path | None, rows: int) -> None:
+def query(folder: Path, sql: str, form: str | None, file: Path | None, rows: int, cut: str | None) -> None:
     """Ask with one SQL statement (DuckDB's dialect) that only reads; SQL "-" reads it from standard input.
 
     The schemas are raw, staging, core and analytics; every table is read at one cut, so that the tables of a source agree. What is
@@ -48,6 +50,7 @@ def query(folder: Path, sql: str, form: str | None, file: Path | None, rows: int
       kappa query "SELECT carrier, count(*) FROM core.flight GROUP BY ALL"
       kappa query "FROM analytics.flight_overview" -o overview.parquet
       kappa query "SELECT code, count(*) FROM staging.flights__rejected GROUP BY ALL" --format json
+      kappa query --cut 2026-11-22T18:00:00Z "SELECT count(*) FROM core.flight"
       echo "SHOW ALL TABLES" | kappa query -
     """
     if sql == "-":
@@ -55,7 +58,7 @@ def query(folder: Path, sql: str, form: str | None, file: Path | None, rows: int
     form = form or ("table" if file is None else form_of(file))
     if file is None and form in ("arrow", "parquet") and sys.stdout.isatty():
         raise UsageError(f"{form} is not for a terminal", next_step=f"name a file: -o answer.{form}")
-    with Warehouse.open(folder) as warehouse:
+    with Warehouse.open(folder) as newest, newest.at(cut) if cut is not None else nullcontext(newest) as warehouse:
         answer = warehouse.sql(sql)
         for warning in warehouse.warnings:
             click.echo(f"warning: {warning}", err=True)

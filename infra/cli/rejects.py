@@ -86,7 +86,7 @@ def rejects(folder: Path, /, source: str, limit: int, file: Path | None, as_json
     They are the rows of staging.SOURCE__rejected, and of the __rejected tables of the tables that derive from it (the records on which
     their SQL raised). An option that is given several times takes each of its values; different options must all hold.
 
-    To mend: correct the contract and rebuild; or, in a source with corrections = true, write the rejects to a file, correct the values
+    To mend: correct the contract and kappa apply; or, in a source with corrections = true, write the rejects to a file, correct the values
     in it, and send them (kappa rejects resend --help).
 
     \b

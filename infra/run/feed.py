@@ -13,8 +13,10 @@ from bytewax.dataflow import Dataflow
 
 from connectors.errors import PartitionsChanged
 from connectors.extent import Extent
-from connectors.guard import LogGuard
+from connectors.guard import Log
 from connectors.kafka import KafkaSource, Progress, check_position
+from connectors.memory import RecordsSource
+from flows.archive import Archive
 from flows.batch import Failure, Position
 from flows.contract import Source
 from flows.control import RunControl
@@ -44,14 +46,14 @@ from sinks.versions import Versions
 class Feed:
     """Everything that the flows of one source need. ``extent``: low and stable end offset of each partition, as of the run's start;
     ``live``: the address of a table's live generation; ``versions``: where summaries are computed; ``stored``: what has been rejected
-    before, for a source that takes corrections.
+    before, for a source that takes corrections; ``archive``: what is kept of records that the topic has dropped.
     """
 
     source: Source
     nodes: list[Node]
     config: Mapping[str, str]
     extent: Extent
-    guard: LogGuard
+    guard: Log
     control: RunControl
     settings: Settings
     budget: Budget
@@ -63,6 +65,8 @@ class Feed:
     fed: list[Fed] = field(default_factory=list)
     followed: list[Followed] = field(default_factory=list)
     stored: StoredRejects | None = None
+    archive: Archive | None = None
+    begin: Mapping[int, int] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -71,9 +75,19 @@ class Feed:
         return [fed for fed in self.fed if fed.target.definition.summary is None]
 
     def positions(self, fed: Fed) -> dict[int, int]:
-        """Where a table stands: partition -> next offset; a new generation begins at the log's start."""
+        """Where a table stands: partition -> next offset; a new generation begins at the log's start, or where ``begin`` says."""
         held = {partition: offset for (topic, partition), offset in fed.owner.positions.items() if topic == self.source.topic}
-        return held or dict(self.extent.low)
+        return held or {**self.low, **self.begin}
+
+    @property
+    def low(self) -> dict[int, int]:
+        """The least offset of each partition that can be read, in the topic or in its archive."""
+        return {p: self.reach(p, low) for p, low in self.extent.low.items()}
+
+    def reach(self, partition: int, low: int) -> int:
+        """The same, of a partition that begins at ``low`` in the topic."""
+        start, end = (self.archive.spans if self.archive is not None else {}).get(partition, (low, low))
+        return start if start <= low <= end else low
 
     def held(self) -> list[Position]:
         """The least position of the tables in each partition, for people."""
@@ -87,7 +101,7 @@ class Feed:
             held = [Position(topic, p, o) for p, o in sorted(positions.items())]
             raise PartitionsChanged(topic, frozenset(positions), now, held)
         for partition, offset in positions.items():
-            check_position(Position(topic, partition, offset), self.extent.low[partition], self.extent.high[partition])
+            check_position(Position(topic, partition, offset), self.low[partition], self.extent.high[partition])
 
     def own(self, targets: Iterable[Target], claim: Callable[[Target], Fed]) -> None:
         """Claim the tables. One that cannot be claimed fails with what derives from it; the others go on. Raises what stops a run."""
@@ -182,12 +196,17 @@ class Feed:
     def dataflow(self, tables: list[Fed], until: Mapping[int, int] | None) -> Dataflow:
         """The Bytewax dataflow of ``tables``, from the least of their positions."""
         starts = {p: min(self.positions(fed)[p] for fed in tables) for p in self.extent.low}
-        log = KafkaSource(self.config, self.source.topic, starts, until, self.budget.limits, self.control, self.guard)
+        log = self.read(starts, until)
         log.progress.records, log.progress.nbytes = self.progress.records, self.progress.nbytes  # of the flows before, too
         self.progress = log.progress
         sinks = {fed.target.name: TableSink(fed.target.name, self._parts(fed), self.control) for fed in tables}
         limit, memory = self.settings.run.max_rejects, self.budget.duckdb_bytes
         return build(self.source, self.nodes, sinks, log, self.control, limit, memory, self.stored)
+
+    def read(self, starts: Mapping[int, int], until: Mapping[int, int] | None) -> KafkaSource | RecordsSource:
+        """What gives the flow its batches."""
+        limits, low = self.budget.limits, self.extent.low
+        return KafkaSource(self.config, self.source.topic, starts, until, limits, self.control, self.guard, self.archive, low)
 
     def _parts(self, fed: Fed) -> TableParts:
         definition = fed.target.definition

@@ -23,8 +23,8 @@ class RebuildLosesRecords(KappaError):
     def __init__(self, table: str, lost: list[str]) -> None:
         super().__init__(
             f"a rebuild of {table} would lose records",
-            cause=f"the live generation holds positions that the topic no longer has: {', '.join(lost)}",
-            next_step="restore the topic; or accept the loss: kappa run --rebuild --accept-lost " + table,
+            cause=f"the live generation holds positions that neither the topic nor a raw table has: {', '.join(lost)}",
+            next_step="restore the topic; or accept the loss: the same command with --accept-lost",
         )
 
 
@@ -38,7 +38,7 @@ def refuse_loss(feed: Feed, state: CatalogState) -> None:
             continue  # a summary reads its upstream, not the log
         for (topic, partition), span in record.totals.items():
             same = record.log == feed.guard.identity and partition in now.low
-            held = (now.low[partition], now.high[partition]) if same else (0, 0)
+            held = (feed.reach(partition, now.low[partition]), now.high[partition]) if same else (0, 0)
             lost += [f"{topic}/{partition}/{start}..{end}" for start, end in _outside(span, *held)]
         if lost:
             raise RebuildLosesRecords(table, lost)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from flows.errors import KappaError, UsageError
 from flows.fingerprint import Definition, difference
 from flows.plan import Plan
-from sinks.catalog import Catalog, CatalogState, ordinal
+from sinks.address import TableAddress
+from sinks.catalog import Catalog, CatalogState, TableEntry, ordinal
 from sinks.owner import Owner
 
 REJECTED = "__rejected"
@@ -22,7 +23,7 @@ class DefinitionChanged(KappaError):
         super().__init__(
             f"the definition of {table} differs from its live generation {generation}",
             cause="; ".join(differences),
-            next_step=f"kappa run --rebuild {table.removesuffix(REJECTED)} builds it and what derives from it anew beside the live one",
+            next_step="kappa plan shows what would change; kappa apply builds it anew beside the live one and swaps the two",
         )
         self.table = table
 
@@ -39,6 +40,11 @@ class Target:
     def name(self) -> str:
         return self.definition.name
 
+    @property
+    def entry(self) -> TableEntry:
+        """What the catalogue says of it when it is live."""
+        return TableEntry(self.definition.kind, self.generation, TableAddress("", self.name, self.generation).path)
+
 
 @dataclass(frozen=True, slots=True)
 class Fed:
@@ -52,7 +58,7 @@ def select(names: Iterable[str], plan: Plan, definitions: Mapping[str, Definitio
     """The physical tables of ``names`` (tables, or sources for all of theirs; none: all), each with its rejects. Raises UsageError."""
     chosen: set[str] = set()
     for name in names:
-        of_source = [table for table, definition in definitions.items() if definition.source == name]
+        of_source = [table for table, definition in definitions.items() if name and definition.source == name]
         if of_source:
             chosen.update(of_source)
         elif name in definitions:
@@ -62,7 +68,7 @@ def select(names: Iterable[str], plan: Plan, definitions: Mapping[str, Definitio
         elif name in plan.views:
             raise UsageError(f"{name} is a view: nothing is stored, so nothing is run", next_step=f'kappa query "FROM {name}"')
         else:
-            near = difflib.get_close_matches(name, [*definitions, *{d.source for d in definitions.values()}], n=3)
+            near = difflib.get_close_matches(name, [*definitions, *{d.source for d in definitions.values() if d.source}], n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(definitions))}"
             raise UsageError(f"no table or source {name!r}", cause=hint, next_step="kappa tables")
     return [table for table in definitions if table in chosen] if chosen else list(definitions)
@@ -79,14 +85,13 @@ def descendants(names: Iterable[str], definitions: Mapping[str, Definition]) -> 
     """The tables of ``names`` and every table that derives from them, in topological order."""
     chosen = set(names)
     for table, definition in definitions.items():  # topological: an upstream comes before what derives from it
-        if definition.parent in chosen:
+        if not chosen.isdisjoint(definition.reads):
             chosen.add(table)
     return [table for table in definitions if table in chosen]
 
 
-def live_targets(tables: Iterable[str], definitions: Mapping[str, Definition], catalog: Catalog) -> list[Target]:
+def live_targets(tables: Iterable[str], definitions: Mapping[str, Definition], catalog: Catalog, state: CatalogState) -> list[Target]:
     """The live generation of each table, or its first. Raises DefinitionChanged."""
-    state = catalog.read()
     targets = []
     for table in tables:
         definition = definitions[table]
@@ -101,7 +106,7 @@ def live_targets(tables: Iterable[str], definitions: Mapping[str, Definition], c
     return targets
 
 
-def rebuilt_targets(tables: Iterable[str], definitions: Mapping[str, Definition], catalog: Catalog, state: CatalogState) -> list[Target]:
+def beside_targets(tables: Iterable[str], definitions: Mapping[str, Definition], catalog: Catalog, state: CatalogState) -> list[Target]:
     """A generation of each table beside the live one: the unfinished one of the same definition, or a new one."""
     targets = []
     for table in tables:
@@ -113,7 +118,7 @@ def rebuilt_targets(tables: Iterable[str], definitions: Mapping[str, Definition]
             for generation in catalog.generations(table)
             if generation.partition("-")[0] == definition.fingerprint and ordinal(generation) > live_ordinal
         ]
-        generation = unfinished[-1] if unfinished else catalog.new_generation(table, definition.fingerprint, definition.json)
+        generation = unfinished[-1] if unfinished else catalog.new_generation(table, definition.fingerprint, definition.stored)
         targets.append(Target(definition, generation, live=False))
     return targets
 
@@ -121,4 +126,4 @@ def rebuilt_targets(tables: Iterable[str], definitions: Mapping[str, Definition]
 def _first(table: str, definition: Definition, catalog: Catalog) -> str:
     """The generation of a table that is not in the catalogue: one that a killed run began, or a new one."""
     begun = [g for g in catalog.generations(table) if g.partition("-")[0] == definition.fingerprint]
-    return begun[-1] if begun else catalog.new_generation(table, definition.fingerprint, definition.json)
+    return begun[-1] if begun else catalog.new_generation(table, definition.fingerprint, definition.stored)

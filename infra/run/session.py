@@ -1,37 +1,44 @@
-"""``kappa run`` from beginning to end: select, claim, rebuild and swap, feed, report."""
+"""``kappa run`` from beginning to end: select, claim, feed, follow what is swapped in, report."""
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from bytewax.dataflow import Dataflow
 
 from connectors.errors import LogError, TopicGone
-from connectors.extent import extent
-from connectors.guard import LogGuard
+from connectors.extent import Extent, extent
+from connectors.guard import Log, LogGuard
 from connectors.topics import TopicMissing, ensure_topic
 from flows.batch import Position
 from flows.contract import Source
 from flows.control import RunControl
 from flows.errors import KappaError
-from flows.fingerprint import Definition, definitions
-from flows.plan import analyse, require
+from flows.ledger import RunIdentity
 from flows.project import Project
 from infra.addresses import resolve
 from infra.metadata import Mirror
+from infra.run.archive import archive_of
 from infra.run.budget import share
 from infra.run.corrections import stored_rejects
+from infra.run.cuts import CutPublisher
 from infra.run.feed import Feed, run_all
 from infra.run.identity import has_ended, this_process
-from infra.run.rebuild import reach_live, refuse_loss
-from infra.run.selection import Fed, Target, descendants, live_targets, rebuilt_targets, select, with_upstreams
+from infra.run.live import Live, of_catalogue, of_folder
+from infra.run.materialize import Materializer
+from infra.run.publishing import Publisher
+from infra.run.refresh import Refresher
+from infra.run.selection import Fed, Target, live_targets, select, with_upstreams
 from sinks.address import TableAddress
-from sinks.catalog import Catalog, CatalogState, TableEntry, ordinal
+from sinks.catalog import Catalog, CatalogState
 from sinks.errors import LogChanged
 from sinks.history import newest
 from sinks.owner import CommitInfo, Owner
@@ -39,38 +46,15 @@ from sinks.record import CommitRecord
 from sinks.versions import Versions
 
 YOUNG_S = 60.0
+WATCH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for. ``rebuild``: build new generations of the named tables and of what derives from them."""
+    """What a run shall feed: tables, sources; none: everything."""
 
     names: tuple[str, ...] = ()
     until_caught_up: bool = False
-    rebuild: bool = False
-    accept_lost: bool = False
-
-
-class Overtaken(KappaError):
-    """A later generation went live while this one was built."""
-
-    def __init__(self, target: Target, live: str) -> None:
-        super().__init__(
-            f"{target.name}: generation {target.generation} is not swapped in",
-            cause=f"generation {live}, which is newer, went live meanwhile",
-            next_step=f"kappa show {target.name}; kappa run feeds what is live",
-        )
-
-
-class NotSwapped(KappaError):
-    """A rebuild was stopped before it had done what it was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the rebuild was stopped before the swap",
-            cause="it was told to stop; the live generations are as they were",
-            next_step="the same command goes on with what is built",
-        )
 
 
 class NothingToFeed(KappaError):
@@ -83,166 +67,253 @@ class NothingToFeed(KappaError):
 class Session:
     """One run of a warehouse in this process."""
 
-    def __init__(self, project: Project, control: RunControl, mirror: Mirror) -> None:
-        self._project = project
-        self._control = control
+    def __init__(self, project: Project, control: RunControl, mirror: Mirror, config: Mapping[str, str] | None = None) -> None:
+        """``config``: librdkafka's; None: of the settings or the local stack. Raises ProjectInvalid, StackDown."""
+        self.control = control
         self._mirror = mirror
-        self._plan = analyse(project)
-        require(self._plan)
-        self._definitions: dict[str, Definition] = definitions(project, self._plan)
-        self._config: Mapping[str, str] = resolve(project).kafka
-        self._catalog = Catalog(project.storage)
-        self._catalog.create(project.settings.name)
-        self._run = this_process()
+        self.folder = of_folder(project)
+        self._use(self.folder)
+        self.config: Mapping[str, str] = resolve(project).kafka if config is None else config
+        self.catalog = Catalog(project.storage)
+        self.catalog.create(project.settings.name)
+        self.identity = this_process()
+        self._state = CatalogState()
+        self._publisher = Publisher(self.catalog, mirror, self.identity)
+        self._cuts = CutPublisher(project.storage, project.settings, f"run, {self.identity}", control.notify)
         self.feeds: list[Feed] = []
+        self.records_per_s: float | None = None
 
     def run(self, request: Request) -> None:
         """Run until stopped, or until caught up. Errors go to ``control``."""
-        self._mirror.run_started(self._run)
+        self.recorded(lambda: self._feed_live(request))
+
+    def recorded(self, work: Callable[[], None]) -> None:
+        self._mirror.run_started(self.identity)
         try:
-            self._do(request)
+            work()
         except KappaError as error:
-            self._control.abort(error)
+            self.control.abort(error)
         finally:
             for feed in self.feeds:
                 feed.versions.close()
-            fatal, failures = self._control.fatal, self._control.failures
+            fatal, failures = self.control.fatal, self.control.failures
             status = "stopped" if fatal is not None else "failed" if failures else "ended"
             self._mirror.run_ended(
-                self._run, status, str(fatal) if fatal is not None else "; ".join(f.cause for f in failures.values()) or None
+                self.identity, status, str(fatal) if fatal is not None else "; ".join(f.cause for f in failures.values()) or None
             )
 
     def dataflow(self, source: str, pool: ThreadPoolExecutor) -> Dataflow:
         """The flow of one source's tables, claimed and published, not yet running. Raises KappaError."""
-        self._open_live(select([source], self._plan, self._definitions), pool)
+        self.use_live()
+        self.open_live(select([source], self.plan, self.definitions), pool)
         if not self.feeds:
             raise NothingToFeed(source)
         (feed,) = self.feeds
         return feed.dataflow(feed.streams, until=None)
 
-    def _do(self, request: Request) -> None:
-        tables = select(request.names, self._plan, self._definitions)
-        with ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
-            if request.rebuild:
-                self._rebuild(descendants(tables, self._definitions), pool, accept_lost=request.accept_lost)
-            else:
-                self._open_live(with_upstreams(tables, self._definitions), pool, everything=not request.names)
-            if not self._control.stopping:
-                run_all(
-                    self.feeds,
-                    lambda feed: feed.run(until=feed.extent.stable if request.until_caught_up else None, caught_up=self._caught_up),
-                    self._control,
-                )
+    def use_live(self) -> None:
+        """Feed what is live now, and what is new in the folder."""
+        self._state = self.catalog.read()
+        self._use(of_catalogue(self.folder, self._state, self.catalog))
+
+    def _use(self, live: Live) -> None:
+        """What to feed, by which definitions."""
+        self._fed_by = live
+        self.project, self.plan, self.definitions = live.project, live.plan, live.definitions
+        for line in live.differs:
+            self.control.notify(line)
+
+    def _feed_live(self, request: Request) -> None:
+        """Feed what is live; when other generations go live meanwhile, go on with these."""
+        while True:
+            self.use_live()
+            tables = select(request.names, self.plan, self.definitions)
+            with ThreadPoolExecutor(2, thread_name_prefix="write") as pool, self._watching():
+                self.open_live(with_upstreams(tables, self.definitions), pool, everything=not request.names)
+                if not self.control.stopping:
+                    with self.refreshing(tables, pool):
+                        run_all(
+                            self.feeds,
+                            lambda feed: feed.run(until=feed.extent.stable if request.until_caught_up else None, caught_up=self._caught_up),
+                            self.control,
+                        )
+            if not self.control.reopen():
+                if self.control.fatal is None:
+                    self._cuts.publish()
+                return
+            self.control.notify("going on with what is live now")
+            for feed in self.feeds:
+                feed.versions.close()
+            self.feeds = []
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Look now and then whether the generations that are fed are still live: a source on which nothing arrives does not ask."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            seen = None
+            while not ended.wait(WATCH_S) and not self.control.stopping:
+                with suppress(KappaError):  # whoever commits next meets it too
+                    self._cuts.publish_when_due()
+                    numbers = self.catalog.numbers()
+                    if numbers != seen:
+                        seen = numbers
+                        for feed in list(self.feeds):
+                            for fed in list(feed.fed):
+                                if (why := self._publisher.still_live(fed)) is not None:
+                                    self.control.end(fed.target.name, why)
+
+        watcher = threading.Thread(target=watch, name="watch-catalogue", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    @contextmanager
+    def refreshing(self, tables: list[str], pool: ThreadPoolExecutor) -> Iterator[None]:
+        """Make the materialized tables beside the streams, and once more at the end."""
+        made = [name for name in tables if self.definitions[name].materialized is not None]
+        targets = live_targets(made, self.definitions, self.catalog, self._state)
+        refresher = Refresher(self.catalog, self.materializer(pool), targets, lambda target: self.publish([target], "run"))
+        refresher.start(self.control)
+        try:
+            yield
+        finally:
+            refresher.finish(self.control)
+
+    def materializer(self, pool: ThreadPoolExecutor) -> Materializer:
+        """What makes materialized tables for this session."""
+        settings = self.project.settings
+
+        def committed(target: Target, info: CommitInfo) -> None:
+            self._mirror.commit(target.name, target.generation, info)
+
+        duckdb_bytes = share(settings.run, len(self.feeds) + 1, 1).duckdb_bytes
+        return Materializer(self.project.storage, settings.maintenance, self.identity, self.control, pool, duckdb_bytes, committed)
 
     # --- opening
 
-    def _open_live(self, tables: list[str], pool: ThreadPoolExecutor, *, everything: bool = False) -> None:
-        targets = live_targets(tables, self._definitions, self._catalog)
-        self._open(targets, pool)
+    def open_live(self, tables: list[str], pool: ThreadPoolExecutor, *, everything: bool = False) -> None:
+        """Claim ``tables`` as they are live, or new, and publish the new ones."""
+        streams = [name for name in tables if self.definitions[name].materialized is None]
+        targets = live_targets(streams, self.definitions, self.catalog, self._state)
+        self.open(targets, pool)
         for feed in self.feeds:
             feed.follow_all()
         new = [fed.target for feed in self.feeds for fed in feed.fed if not fed.target.live and fed not in feed.published_late()]
-        self._publish(new, "run", forget=everything)
+        self.publish(new, "run", whole=everything)
 
     def _caught_up(self, tables: list[Fed]) -> None:
-        self._publish([fed.target for fed in tables if not fed.target.live], "run")
+        self.publish([fed.target for fed in tables if not fed.target.live], "run")
 
-    def _open(self, targets: list[Target], pool: ThreadPoolExecutor, *, rebuild: bool = False) -> None:
-        self._control.feed({target.name: target.definition.parent for target in targets})
+    def open(self, targets: list[Target], pool: ThreadPoolExecutor, own: Callable[[Feed, Target], Fed] | None = None) -> None:
+        """Make a feed of each source of ``targets``, whose tables are claimed by ``own``. Raises what stops a run."""
+        self.control.feed({target.name: target.definition.parent for target in targets})
         by_source: dict[str, list[Target]] = defaultdict(list)
         for target in targets:
             by_source[target.definition.source].append(target)
         most_tables = max((sum(t.definition.role != "rejected" for t in mine) for mine in by_source.values()), default=1)
-        budget = share(self._project.settings.run, len(by_source), most_tables)
+        beside = any(definition.materialized is not None for definition in self.definitions.values())
+        budget = share(self.project.settings.run, len(by_source) + beside, most_tables)
+        budget = replace(budget, limits=replace(budget.limits, records_per_s=self.records_per_s and self.records_per_s / len(by_source)))
         for name, mine in by_source.items():
-            source = self._project.sources[name]
-            guard = self._guard(source, mine)
-            feed = Feed(
+            source = self.project.sources[name]
+            guard, held = self.log(source, mine)
+            feed = self.feed(
                 source=source,
-                nodes=[node for node in self._plan.nodes.values() if node.source == name],
-                config=self._config,
-                extent=extent(self._config, source.topic, guard.partitions, self._control),
+                nodes=[node for node in self.plan.nodes.values() if node.source == name],
+                config=self.config,
+                extent=held,
                 guard=guard,
-                control=self._control,
-                settings=self._project.settings,
+                control=self.control,
+                settings=self.project.settings,
                 budget=budget,
                 pool=pool,
-                still_live=self._still_live,
+                still_live=self._publisher.still_live,
                 committed=self._committed,
-                live=self._live,
+                live=self.live,
                 versions=Versions(budget.duckdb_bytes),
             )
-            feed.own(mine, partial(self._rebuilt if rebuild else self._fed, feed))
+            feed.archive = archive_of(self.catalog, name, source.topic, guard.identity, feed.extent.low)
+            feed.own(mine, partial(own or self.own, feed))
             guard.held = feed.held
             if source.corrections:
-                feed.stored = stored_rejects(feed, self._project.storage, self._definitions, self._catalog)
+                feed.stored = stored_rejects(feed, self.project.storage, self.definitions, self.catalog)
             if feed.fed:
                 self._say_where_new_ones_begin(feed)
                 self.feeds.append(feed)
 
-    def _fed(self, feed: Feed, target: Target) -> Fed:
-        """Own a table. Raises LogChanged, and what ``Feed.check_position`` raises, when the log is not the one that it was built from."""
+    def log(self, source: Source, targets: list[Target]) -> tuple[Log, Extent]:
+        """The log that feeds ``targets``, as it is now. Raises LogError, KafkaFailed and what else Kafka says."""
+        guard = self._guard(source, targets)
+        return guard, extent(self.config, source.topic, guard.partitions, self.control)
+
+    def feed(self, **parts: Any) -> Feed:
+        """See Feed."""
+        return Feed(**parts)
+
+    def own(self, feed: Feed, target: Target) -> Fed:
+        """Own a table; in the place of one that nobody reads yet, and that cannot go on with the log as it is, a new generation.
+
+        Raises LogChanged, and what ``Feed.check_position`` raises, when the log is not the one that a live table was built from.
+        """
+        try:
+            return self._own(feed, target)
+        except (LogChanged, LogError):
+            if target.live:
+                raise
+        definition = target.definition
+        generation = self.catalog.new_generation(target.name, definition.fingerprint, definition.stored)
+        return self._own(feed, replace(target, generation=generation))
+
+    def _own(self, feed: Feed, target: Target) -> Fed:
         fed = Fed(target, self._claim(target, feed.guard))
         if target.definition.summary is None:  # which reads its upstream, not the log
             feed.check_position(fed)
         return fed
 
-    def _rebuilt(self, feed: Feed, target: Target) -> Fed:
-        """Own a generation beside the live one; one begun on another log, or over another upstream, is left behind for a new one."""
-        try:
-            fed = self._fed(feed, target)
-            if not self._follows_another(feed, fed):
-                return fed
-        except (LogChanged, LogError):
-            pass
-        definition = target.definition
-        generation = self._catalog.new_generation(target.name, definition.fingerprint, definition.json)
-        return self._fed(feed, replace(target, generation=generation))
-
-    def _follows_another(self, feed: Feed, fed: Fed) -> bool:
-        """Whether a summary was begun over another generation of its upstream than the one that it would follow now."""
-        summary, begun = fed.target.definition.summary, fed.owner.record.upstream
-        if summary is None or begun is None:
-            return False
-        beside = next((each.target.generation for each in feed.fed if each.target.name == summary.upstream), None)
-        live = self._live(summary.upstream)
-        return begun.generation != (beside or (live.generation if live is not None else None))
-
     def _say_where_new_ones_begin(self, feed: Feed) -> None:
         new = [fed.target.name for fed in feed.streams if not fed.owner.positions]
-        starts = [f"{feed.source.topic}/{p} begins at offset {low}" for p, low in sorted(feed.extent.low.items()) if low]
+        for p, start in sorted(feed.low.items()) if new else ():
+            if start < feed.extent.low[p]:
+                kept = f"{feed.source.topic}/{p} begins at offset {feed.extent.low[p]}: what was before, from {start}, is read from raw"
+                self.control.notify(f"{kept}.{feed.source.name}")
+        starts = [f"{feed.source.topic}/{p} begins at offset {low}" for p, low in sorted(feed.low.items()) if low]
         if new and starts:
-            self._control.notify(f"{', '.join(starts)}: what was before is not in the new {', '.join(new)}")
+            self.control.notify(f"{', '.join(starts)}: what was before is not in the new {', '.join(new)}")
 
     def _guard(self, source: Source, targets: list[Target]) -> LogGuard:
         """The log as it is now. A topic that is missing is made, unless a table has read from it already."""
         try:
-            return LogGuard(self._config, source.topic, self._control)
+            return LogGuard(self.config, source.topic, self.control)
         except TopicMissing:
             self._refuse_if_read(source.topic, targets)
-        ensure_topic(self._config, source, self._control)
-        self._control.notify(f"{source.name}: topic {source.topic} did not exist and was made")
-        return LogGuard(self._config, source.topic, self._control)
+        ensure_topic(self.config, source, self.control)
+        self.control.notify(f"{source.name}: topic {source.topic} did not exist and was made")
+        return LogGuard(self.config, source.topic, self.control)
 
     def _refuse_if_read(self, topic: str, targets: list[Target]) -> None:
         """Raises TopicGone when a table, or the live generation that it is built beside, has read from the topic."""
-        live = {name: entry.generation for name, entry in self._catalog.read().tables.items()}
+        live = {name: entry.generation for name, entry in self.catalog.read().tables.items()}
         for target in targets:
             for generation in {target.generation, live.get(target.name, target.generation)}:
-                last = newest(TableAddress(self._project.storage, target.name, generation))
+                last = newest(TableAddress(self.project.storage, target.name, generation))
                 if last is not None and last.record is not None and (held := _held(last.record, topic)):
                     raise TopicGone(topic, last.record.log, held)
 
-    def _claim(self, target: Target, guard: LogGuard) -> Owner:
+    def _claim(self, target: Target, guard: Log) -> Owner:
         definition = target.definition
-        address = TableAddress(self._project.storage, target.name, target.generation)
+        address = TableAddress(self.project.storage, target.name, target.generation)
         self._warn_when_young(address)
-        maintenance = self._project.settings.maintenance
+        maintenance = self.project.settings.maintenance
         return Owner.claim(
             address,
             definition.schema,
             definition.partition_by,
-            self._run,
+            self.identity,
             guard.identity,
             verify_log=guard.verify,
             retention_s=maintenance.retention_s,
@@ -251,73 +322,29 @@ class Session:
 
     def _warn_when_young(self, address: TableAddress) -> None:
         """Another run may be at work on the table: say that this one takes it over."""
+        if (young := self._young(address)) is not None:
+            run, age_s = young
+            self.control.notify(f"{address.name}: {run} committed {age_s:.0f} s ago; if it still runs, it stops now")
+
+    def _young(self, address: TableAddress) -> tuple[RunIdentity, float] | None:
+        """The run that may still be at work on a table, and the age of its last commit in seconds."""
         last = newest(address)
-        if last is None or last.record is None or has_ended(last.record.run):
-            return
+        if last is None or last.record is None or has_ended(last.record.run) or last.record.run == self.identity:
+            return None
         age_s = (datetime.now(UTC) - last.at).total_seconds()
-        if age_s < YOUNG_S:
-            self._control.notify(f"{address.name}: {last.record.run} committed {age_s:.0f} s ago; if it still runs, it stops now")
-
-    # --- rebuilding
-
-    def _rebuild(self, tables: list[str], pool: ThreadPoolExecutor, *, accept_lost: bool) -> None:
-        """Build the new generations up to the live ones' positions, swap them in one catalogue file, and keep them for feeding."""
-        state = self._catalog.read()
-        targets = rebuilt_targets(tables, self._definitions, self._catalog, state)
-        self._open(targets, pool, rebuild=True)
-        for feed in self.feeds if not accept_lost else ():
-            refuse_loss(feed, state)
-        if not self._control.failures:
-            reach_live(self.feeds, state, self._control)
-        if self._control.failures:
-            self._control.notify("nothing is swapped, because a table failed; what is built so far is gone on with by the next rebuild")
-            self._control.stop()
-        if self._control.stopping:
-            if not self._control.failures:
-                self._control.abort(NotSwapped())
-            return
-        built = [fed.target for feed in self.feeds for fed in feed.fed]
-        self._publish(built, "run --rebuild")
-        self._control.notify(f"swapped {len(built)} tables: {', '.join(target.name for target in built)}")
+        return (last.record.run, age_s) if age_s < YOUNG_S else None
 
     # --- what the sinks call
 
-    def _publish(self, targets: list[Target], by: str, *, forget: bool = False) -> None:
-        """One catalogue file with all of ``targets`` and the folder's views; none when nothing changes.
-
-        ``forget``: without the tables that the folder defines no more, because their last versions would hold back the cut of their source.
-        """
-        views = {name: view.sql for name, view in self._plan.views.items()}
-        gone: dict[str, TableEntry] = {}
-
-        def change(state: CatalogState) -> CatalogState:
-            nonlocal gone
-            for target in targets:
-                was = state.tables.get(target.name)
-                if was is not None and ordinal(was.generation) > ordinal(target.generation):
-                    raise Overtaken(target, was.generation)
-            gone = {name: entry for name, entry in state.tables.items() if forget and name not in self._definitions}
-            kept = {name: entry for name, entry in state.tables.items() if name not in gone}
-            entries = {t.name: TableEntry(t.definition.kind, t.generation, TableAddress("", t.name, t.generation).path) for t in targets}
-            return state.replace(tables={**kept, **entries}, views=views)
-
-        state = self._catalog.publish(change, by=f"{by}, {self._run}")
-        self._mirror.catalogue(state)
+    def publish(self, targets: list[Target], by: str, *, base: CatalogState | None = None, whole: bool = False) -> None:
+        gone = self._publisher.publish(targets, self._fed_by, by, base=base, whole=whole)
         if gone:
             where = ", ".join(f"{name} (its data stays in {entry.path})" for name, entry in gone.items())
-            self._control.notify(f"no file defines these tables any more, so they left the catalogue: {where}")
+            self.control.notify(f"no file defines these tables any more, so they left the catalogue: {where}")
 
-    def _still_live(self, fed: Fed) -> str | None:
-        entry = self._catalog.read().tables.get(fed.target.name)
-        if entry is None or entry.generation == fed.target.generation:
-            return None
-        if ordinal(entry.generation) < ordinal(fed.target.generation):
-            return None  # built beside the live one
-        return f"generation {fed.target.generation} is live no more: {entry.generation} took its place; this branch ends"
-
-    def _live(self, table: str) -> TableAddress | None:
-        entry = self._catalog.read().tables.get(table)
-        return None if entry is None else TableAddress(self._project.storage, table, entry.generation)
+    def live(self, table: str) -> TableAddress | None:
+        entry = self.catalog.read().tables.get(table)
+        return None if entry is None else TableAddress(self.project.storage, table, entry.generation)
 
     def _committed(self, fed: Fed, info: CommitInfo) -> None:
         self._mirror.commit(fed.target.name, fed.target.generation, info)

@@ -86,6 +86,8 @@ class Server(ABC):
                 process = psutil.Process(record.pid)
                 if abs(process.create_time() - record.started_at) < START_TIME_TOLERANCE_S and is_alive(process):
                     return process
+        if not self.folder.is_dir():  # which is made before a server is started: most commands need not look at every process
+            return None
         for process in psutil.process_iter(["cmdline"]):
             if self.marker in (process.info["cmdline"] or ()) and _is_server(process) and is_alive(process):
                 return process

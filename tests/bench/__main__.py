@@ -15,7 +15,7 @@ from tests.bench import ratios, report
 from tests.bench.measure import ContestantFailed
 
 THROUGHPUT = ("R1", "R2", "R3", "R4")
-NAMES = (*THROUGHPUT, "R7", "SUMMARY", "R8", "R11", "R12")
+NAMES = (*THROUGHPUT, "R7", "SUMMARY", "CHANGES", "R8", "R11", "R12")
 
 
 def arguments() -> argparse.Namespace:
@@ -44,6 +44,8 @@ def measure(bench: ratios.Bench, only: tuple[str, ...]) -> list[report.Ratio]:
         found += ratios.upserts(bench)
     if "SUMMARY" in only:
         found += ratios.summaries(bench)
+    if "CHANGES" in only:
+        found += ratios.changes(bench)
     if "R8" in only:
         found += ratios.commit_latency(bench)
     if "R11" in only:

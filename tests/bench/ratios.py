@@ -18,6 +18,7 @@ from tests.bench.commit_latency import AROUND
 from tests.bench.commit_latency import measure as commit_latency_of
 from tests.bench.events import Topic
 from tests.bench.measure import ContestantFailed, Run, python, run
+from tests.bench.replays import diff_seconds, freshness, replay
 from tests.bench.report import Ratio, fastest
 from tests.bench.summaries import measure as summaries_of
 from tests.bench.upserts import measure as upserts_of
@@ -198,3 +199,39 @@ def commit_latency(bench: Bench) -> list[Ratio]:
                 Ratio("R8", f"mean of {2 * half} commits around {at:,} / around {short}", mean_s(at) / mean_s(short), "<= 1.5", note)
             )
     return ratios
+
+
+def changes(bench: Bench) -> list[Ratio]:
+    """What a replay costs, and what it leaves of the live tables' freshness; two workers; a diff of two generations."""
+    topic = bench.fill("bench-replay", bench.events, partitions=PARTITIONS, event_bytes=EVENT_BYTES)
+    bench.baseline("raw_consume", topic)  # warms the broker up
+    folders = {workers: bench.folder / f"workers-{workers}" for workers in (1, 2)}
+
+    def fed(workers: int) -> Run:
+        """A new warehouse that ``kappa run`` has fed; it stays for what comes next."""
+        made = warehouse.make(folders[workers], bench.bootstrap, topic, run={"workers": workers})
+        one = run(warehouse.run_command(made), bench.broker)
+        _expect(warehouse.rows(warehouse.table_folder(made)), topic)
+        return one
+
+    def replayed() -> Run:
+        one = replay(folders[1], bench.broker, "--no-promote")
+        _expect(one.records, topic)
+        return one
+
+    bench.measure({"kappa run": lambda: fed(1), "kappa replay": replayed, "kappa run, 2 workers": lambda: fed(2)})
+    seconds, rows = diff_seconds(folders[1])
+
+    fresh = warehouse.make(bench.folder / "fresh", bench.bootstrap, topic, run={"commit_interval_s": 1.0})
+    run(warehouse.run_command(fresh), bench.broker)
+    alone, beside = freshness(fresh, bench.bootstrap, topic, EVENT_BYTES, bench.broker)
+    events.delete_topic(bench.bootstrap, topic.name)
+    for folder in (*folders.values(), fresh):
+        shutil.rmtree(folder)
+    note = f"{rows:,} rows each, {seconds:.1f} s, as a process"
+    return [
+        Ratio("replay", "kappa replay, checked / kappa run", bench.per_s("kappa replay") / bench.per_s("kappa run"), ">= 0.95"),
+        Ratio("workers", "2 workers / 1 worker, 4 partitions", bench.per_s("kappa run, 2 workers") / bench.per_s("kappa run"), ">= 1.4"),
+        Ratio("diff", "seconds of kappa diff / of kappa run", seconds / fastest(bench.runs["kappa run"]).seconds, "", note),
+        Ratio("fresh", "age of live rows while a replay runs / without", beside / alone, "<= 2", f"{alone:.2f} s and {beside:.2f} s"),
+    ]

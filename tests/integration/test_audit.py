@@ -243,7 +243,7 @@ def test_a_finding_names_positions_and_the_next_command(caught_up: Warehouse) ->
     text = kappa(caught_up, "audit", "staging.events", status=1)
     assert f"FINDING staging.events {caught_up.topic}/0: 1 rows are there twice" in text
     assert f"for example: {caught_up.topic}/0/" in text
-    assert "next: kappa run --rebuild staging.events" in text
+    assert "next: kappa replay staging.events" in text
     assert "1 finding" in text
 
 
@@ -256,7 +256,7 @@ def test_a_lost_or_damaged_table_is_a_finding_and_the_others_are_proved(caught_u
     found = findings(audit(caught_up, *(["--full"] if full else []), status=1))
     assert set(found) == {"core.tag", "staging.events"}
     assert all(what.startswith("it cannot be read: ") for each in found.values() for what in each)
-    assert "build the table anew: kappa run --rebuild core.tag" in kappa(caught_up, "show", "core.tag", status=1)
+    assert "build the table anew: kappa replay core.tag" in kappa(caught_up, "show", "core.tag", status=1)
 
 
 def test_a_damaged_commit_is_a_finding_and_the_others_are_proved(caught_up: Warehouse) -> None:
@@ -273,7 +273,7 @@ def test_a_damaged_commit_is_a_finding_and_the_others_are_proved(caught_up: Ware
     assert (listed["core.event"]["state"], listed["core.event"]["lag_records"]) == ("live", 0)
     text = kappa(caught_up, "tables", status=0)
     assert "core.tag cannot be read: its Delta log cannot be used" in text
-    assert "kappa run --rebuild core.tag" in text
+    assert "kappa replay core.tag" in text
 
 
 def test_another_programs_append_is_found(caught_up: Warehouse) -> None:

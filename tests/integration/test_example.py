@@ -7,6 +7,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tomllib
 import uuid
 from collections.abc import Iterator
@@ -217,3 +219,29 @@ def test_nothing_needs_postgresql(example: Path) -> None:
     assert answer == [{"n": FLIGHTS + LATE}]
     (flights,) = [table for table in json.loads(kappa(example, "tables", "--json"))["tables"] if table["name"] == "core.flight"]
     assert (flights["rows"], flights["lag_records"], flights["state"]) == (FLIGHTS + LATE, 0, "live")
+
+
+@pytest.mark.parametrize("storage", ["folder"], indirect=True)
+def test_definitions_change_and_change_back(example: Path) -> None:
+    """`make change`: afterwards the same rows are in new generations, made of a topic that has lost its early records."""
+
+    def flights() -> tuple[str, list[dict[str, object]]]:
+        with Warehouse.open(example) as warehouse:
+            rows = warehouse.sql("FROM core.flight ORDER BY carrier, flight, time_hour").arrow().to_pylist()
+            return warehouse.snapshot.tables["core.flight"].generation, rows
+
+    texts = {path: path.read_text() for path in example.rglob("*") if path.suffix in (".sql", ".toml")}
+    before = flights()
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLE.parents[1])}
+    command = [sys.executable, str(example / "change.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    after = flights()
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+    assert {path: path.read_text() for path in texts} == texts
+    assert "rule plausible_delay" in done.stdout
+    assert "share_late" in done.stdout
+    assert "is read from raw.flights" in done.stderr
+    assert "no findings" in done.stdout
+    assert not audit(example, "--full")

@@ -81,7 +81,8 @@ def test_a_table_that_cannot_be_claimed_stops_no_other(caught_up: Warehouse, tab
     assert read(caught_up) == {name: EVENTS + (0 if name in failed else 50) for name in read(caught_up)}
     assert failures(caught_up).keys() == failed - {table}
     assert all(f"its upstream {table} failed" in cause for name, cause in failures(caught_up).items() if name != "core.child__rejected")
-    kappa(caught_up.folder, "run", "--rebuild", table.removesuffix("__rejected"), "--until-caught-up")
+    kappa(caught_up.folder, "replay", table.removesuffix("__rejected"))
+    kappa(caught_up.folder, "run", "--until-caught-up")
     assert set(read(caught_up).values()) == {EVENTS + 50}
     assert not failures(caught_up)
     assert not audit(caught_up.folder, "--full")
@@ -103,13 +104,13 @@ def test_a_table_that_cannot_be_made_stops_no_other(caught_up: Warehouse) -> Non
     assert not audit(caught_up.folder, "--full")
 
 
-def test_a_rebuild_does_not_begin_when_a_table_cannot_be_made(caught_up: Warehouse) -> None:
+def test_a_build_does_not_begin_when_a_table_cannot_be_made(caught_up: Warehouse) -> None:
     before = caught_up.catalogue()
     (caught_up.folder / "core/child.sql").write_text(CHILD.replace("% 2", "% 3"))
     folder = caught_up.folder / "data/core/child__rejected"
     folder.rename(folder.with_name("elsewhere"))
     folder.write_text("not a folder")
-    said = kappa(caught_up.folder, "run", "--rebuild", "core.child", status=1)
+    said = kappa(caught_up.folder, "apply", "--yes", status=1)
     assert "core.child__rejected failed" in said
     assert "nothing is swapped" in said
     assert caught_up.catalogue() == before

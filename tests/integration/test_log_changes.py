@@ -65,12 +65,12 @@ def test_a_topic_made_again_between_runs(warehouse: Warehouse, admin: AdminClien
     said = kappa(warehouse.folder, "run", "--until-caught-up", status=1)
     assert "is not the one that" in said
     assert names_positions(said, warehouse)
-    assert "kappa run --rebuild --accept-lost" in said
+    assert "kappa replay --accept-lost" in said
     assert warehouse.rows("core.event") == before
-    refused = kappa(warehouse.folder, "run", "--rebuild", "events", "--until-caught-up", status=1)
+    refused = kappa(warehouse.folder, "replay", "events", status=1)
     assert f"{warehouse.topic}/0/0..150" in refused
     assert warehouse.rows("core.event") == before
-    kappa(warehouse.folder, "run", "--rebuild", "--accept-lost", "events", "--until-caught-up")
+    kappa(warehouse.folder, "replay", "--accept-lost", "events")
     assert committed(warehouse.folder) == 800
     proved(warehouse)
 
@@ -85,27 +85,27 @@ def test_a_topic_made_again_under_a_run(warehouse: Warehouse, admin: AdminClient
     assert process.returncode == 1, said
     assert f"topic {warehouse.topic} is" in said
     assert names_positions(said, warehouse)
-    assert "kappa run --rebuild --accept-lost" in said
+    assert "kappa replay --accept-lost" in said
     assert committed(warehouse.folder) == 300
     assert warehouse.rows("core.event") == before
 
 
-def test_a_rebuild_that_was_begun_on_another_topic_is_begun_anew(warehouse: Warehouse, admin: AdminClient) -> None:
+def test_a_replay_that_was_begun_on_another_topic_is_begun_anew(warehouse: Warehouse, admin: AdminClient) -> None:
     caught_up(warehouse)
-    killed = warehouse.kappa("run", "--rebuild", "events", "--until-caught-up", status=None, KAPPA_FAULT="after-commit:3")
+    killed = warehouse.kappa("replay", "events", status=None, KAPPA_FAULT="after-commit:3")
     assert killed.returncode == -signal.SIGKILL
     make_again(warehouse, admin, 800)
-    kappa(warehouse.folder, "run", "--rebuild", "--accept-lost", "events", "--until-caught-up")
+    kappa(warehouse.folder, "replay", "--accept-lost", "events")
     assert committed(warehouse.folder) == 800
     proved(warehouse)
 
 
-@pytest.mark.parametrize("options", [(), ("--rebuild", "events"), ("--rebuild", "--accept-lost", "events")])
-def test_a_topic_that_is_gone(warehouse: Warehouse, admin: AdminClient, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", [("run", "--until-caught-up"), ("replay", "events"), ("replay", "--accept-lost", "events")])
+def test_a_topic_that_is_gone(warehouse: Warehouse, admin: AdminClient, command: tuple[str, ...]) -> None:
     """It is not made again behind the user's back."""
     caught_up(warehouse)
     admin.delete_topics([warehouse.topic])[warehouse.topic].result(30)
-    said = kappa(warehouse.folder, "run", *options, "--until-caught-up", status=1)
+    said = kappa(warehouse.folder, *command, status=1)
     assert f"topic {warehouse.topic} is gone" in said
     assert names_positions(said, warehouse)
     assert warehouse.topic not in admin.list_topics(timeout=10).topics
@@ -128,12 +128,13 @@ def test_offsets_lost_above_the_tables_positions(warehouse: Warehouse, admin: Ad
     said = kappa(warehouse.folder, "run", "--until-caught-up", status=1)
     assert f"read up to {warehouse.topic}/0/150" in said
     assert "offsets 150 to 169" in said
-    assert "kappa run --rebuild --accept-lost" in said
+    assert "kappa replay --accept-lost" in said
     assert warehouse.rows("core.event") == before
-    refused = kappa(warehouse.folder, "run", "--rebuild", "events", "--until-caught-up", status=1)
+    refused = kappa(warehouse.folder, "replay", "events", status=1)
     assert f"{warehouse.topic}/0/0..150" in refused
-    said = kappa(warehouse.folder, "run", "--rebuild", "--accept-lost", "events", "--until-caught-up")
+    said = kappa(warehouse.folder, "replay", "--accept-lost", "events")
     assert f"{warehouse.topic}/0 begins at offset 170" in said
+    caught_up(warehouse)
     proved(warehouse)
 
 
@@ -165,9 +166,10 @@ def test_a_partition_added_between_runs(warehouse: Warehouse, admin: AdminClient
     said = kappa(warehouse.folder, "run", "--until-caught-up", status=1)
     assert "added [2]" in said
     assert names_positions(said, warehouse)
-    assert "kappa run --rebuild" in said
+    assert "kappa replay" in said
     assert warehouse.rows("core.event") == before
-    kappa(warehouse.folder, "run", "--rebuild", "events", "--until-caught-up")
+    kappa(warehouse.folder, "replay", "events")
+    caught_up(warehouse)
     assert committed(warehouse.folder) == 400
     proved(warehouse)
 
@@ -219,3 +221,58 @@ def send(warehouse: Warehouse, producer: Producer, first: int) -> None:
     for number in range(first, first + 10):
         producer.produce(warehouse.topic, event(number), partition=0)
     assert producer.flush(30) == 0
+
+
+def test_what_retention_took_is_replayed_from_the_raw_table(warehouse: Warehouse, admin: AdminClient) -> None:
+    """Every table built anew equals the one that was built from the whole topic; a new one has the whole history, too."""
+    caught_up(warehouse)
+    lose(warehouse, admin, 100)
+    warehouse.produce(301, 50)
+    caught_up(warehouse)
+    kappa(warehouse.folder, "maintain")
+    said = kappa(warehouse.folder, "replay", "events", "--no-promote")
+    assert f"{warehouse.topic}/0 begins at offset 100: what was before, from 0, is read from raw.events" in said
+    for table in warehouse.catalogue()["tables"]:
+        kappa(warehouse.folder, "diff", table)  # exit status 0: equal
+    kappa(warehouse.folder, "promote")
+    (warehouse.folder / "core/late.sql").write_text('/* kind = "append" */ SELECT id FROM staging.events')
+    caught_up(warehouse)
+    assert len(warehouse.rows("core.late")) == len(warehouse.rows("staging.events"))
+    assert not audit(warehouse.folder, "--full")
+
+
+def test_a_gap_between_topic_and_raw_table_is_named(warehouse: Warehouse, admin: AdminClient) -> None:
+    """Raw was switched off while records came that the topic lost before it was on again."""
+    source = warehouse.folder / "sources/events.toml"
+    text = source.read_text()
+    caught_up(warehouse)
+    source.write_text(f"raw = false\n{text}")
+    warehouse.produce(301, 100)
+    caught_up(warehouse)
+    lose(warehouse, admin, 180)
+    warehouse.produce(401, 50)
+    caught_up(warehouse)
+    said = kappa(warehouse.folder, "replay", "core.event", status=1)
+    assert f"{warehouse.topic}/0/0..180" in said
+    assert "neither the topic nor a raw table has" in said
+    source.write_text(text)
+    kappa(warehouse.folder, "replay", "raw.events", "--accept-lost")
+    (warehouse.folder / "core/event.sql").write_text((warehouse.folder / "core/event.sql").read_text().replace("upper", "lower"))
+    said = kappa(warehouse.folder, "apply", "--yes", status=1)
+    assert f"{warehouse.topic}/0/0..180" in said
+
+
+def test_raw_switched_off_and_on_without_a_loss_is_whole(warehouse: Warehouse, admin: AdminClient) -> None:
+    source = warehouse.folder / "sources/events.toml"
+    text = source.read_text()
+    caught_up(warehouse)
+    source.write_text(f"raw = false\n{text}")
+    warehouse.produce(301, 100)
+    caught_up(warehouse)
+    source.write_text(text)
+    caught_up(warehouse)
+    lose(warehouse, admin, 180)
+    kappa(warehouse.folder, "replay", "core.event", "--no-promote")
+    kappa(warehouse.folder, "diff", "core.event")
+    kappa(warehouse.folder, "promote")
+    assert not audit(warehouse.folder, "--full")

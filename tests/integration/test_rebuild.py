@@ -1,21 +1,26 @@
-"""Definitions that change, tables that fail, tables that come later: what `kappa run` and `kappa run --rebuild` make of them."""
+"""Definitions that change, tables that fail, tables that come later: what `kappa run`, `kappa apply` and `kappa replay` make of them."""
 
 from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.project import load_project
+from infra.changes.build import Build, Options
+from infra.changes.plan import make_plan
 from infra.run import rebuild
 from infra.run.feed import Feed
 from infra.run.selection import Fed
+from infra.run.session import Session
 from sinks import Warehouse as Reader
 from sinks.snapshot import take_snapshot
-from tests.inprocess import Running, audit, kappa, wait_until
+from tests.inprocess import Running, audit, committed, kappa, wait_until
 from tests.warehouse import EVENT, SOURCE, Warehouse, event, valid
 
 pytestmark = pytest.mark.slow
@@ -68,20 +73,27 @@ def kinds(warehouse: Warehouse, table: str = "core.event", column: str = "kind")
     return {row[column][0] for row in warehouse.rows(table)}
 
 
+def applying(warehouse: Warehouse) -> Callable[[Session], None]:
+    """What `kappa apply` does with a session."""
+    tables = make_plan(load_project(warehouse.folder), None).builds
+    return lambda session: Build(session, Options("apply")).apply(tables)
+
+
 REBUILT = {"core.event", "core.event__rejected", "core.child", "core.child__rejected", "analytics.tally"}
 
 
-def test_a_changed_definition_is_refused_and_rebuilt_with_what_derives_from_it(caught_up: Warehouse) -> None:
-    before, files, rows = generations(caught_up), catalogues(caught_up), len(caught_up.rows("core.event"))
+def test_a_changed_definition_waits_for_apply(caught_up: Warehouse) -> None:
+    """Runs go on with the definition that is live; apply builds the new one with what derives from it, and swaps all at once."""
+    before, files = generations(caught_up), catalogues(caught_up)
     change(caught_up)
     caught_up.produce(EVENTS + 1, 100)
-    said = kappa(caught_up.folder, "run", "--until-caught-up", status=1)
-    assert f"the definition of core.event differs from its live generation {before['core.event']}" in said
-    assert "upper(kind)" in said.lower()
-    assert "lower(kind)" in said.lower()
-    assert "kappa run --rebuild core.event" in said
-    assert len(caught_up.rows("core.event")) == rows
-    said = kappa(caught_up.folder, "run", "--rebuild", "core.event", "--until-caught-up")
+    said = kappa(caught_up.folder, "run", "--until-caught-up")
+    assert "the folder defines core.event, core.child, analytics.tally otherwise: fed as built until kappa apply" in said
+    assert (generations(caught_up), catalogues(caught_up)) == (before, files)
+    assert len(caught_up.rows("staging.events")) == accepted_rows(EVENTS + 100)
+    assert kinds(caught_up) == {"K"}
+    assert not audit(caught_up.folder, "--full")
+    said = kappa(caught_up.folder, "apply", "--yes")
     assert "swapped 5 tables" in said
     assert catalogues(caught_up) == files + 1
     after = generations(caught_up)
@@ -90,9 +102,13 @@ def test_a_changed_definition_is_refused_and_rebuilt_with_what_derives_from_it(c
     assert kinds(caught_up) == kinds(caught_up, "core.child", "name") == {"k"}
     assert not audit(caught_up.folder, "--full")
     change(caught_up, EVENT)
-    kappa(caught_up.folder, "run", "--rebuild", "core.event", "--until-caught-up")
+    kappa(caught_up.folder, "apply", "--yes")
     caught_up.check_independently()
     assert not audit(caught_up.folder, "--full")
+
+
+def accepted_rows(events: int) -> int:
+    return sum(valid(event(number)) is not None for number in range(1, events + 1))
 
 
 def test_readers_see_the_old_or_the_new(caught_up: Warehouse) -> None:
@@ -101,7 +117,7 @@ def test_readers_see_the_old_or_the_new(caught_up: Warehouse) -> None:
     question = """
         SELECT (SELECT string_agg(DISTINCT kind[1], '') FROM core.event), (SELECT string_agg(DISTINCT name[1], '') FROM core.child),
                (SELECT count(*) FROM core.event), (SELECT count(*) FROM core.child)"""
-    with Running(caught_up.folder, "core.event", rebuild=True):
+    with Running(caught_up.folder, work=applying(caught_up)):
         while generations(caught_up) == before or len(seen) < 2:
             with Reader.open(caught_up.folder) as reader:
                 seen |= set(map(tuple, (row.values() for row in reader.sql(question).arrow().to_pylist())))
@@ -109,10 +125,10 @@ def test_readers_see_the_old_or_the_new(caught_up: Warehouse) -> None:
     assert seen == {("K", "K", *counts), ("k", "k", *counts)}
 
 
-def test_a_rebuild_killed_in_the_middle_is_resumed(caught_up: Warehouse) -> None:
+def test_an_apply_killed_in_the_middle_is_resumed(caught_up: Warehouse) -> None:
     before, files = generations(caught_up), catalogues(caught_up)
     change(caught_up)
-    command = ("run", "--rebuild", "core.event", "--until-caught-up")
+    command = ("apply", "--yes")
     done = caught_up.kappa(*command, status=None, KAPPA_FAULT="after-commit:5")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (generations(caught_up), catalogues(caught_up)) == (before, files)
@@ -151,7 +167,7 @@ def test_readers_do_not_go_back_at_a_swap_beside_a_live_run(caught_up: Warehouse
         change(caught_up)
         monkeypatch.setattr(Feed, "flow", slow_flow)
         monkeypatch.setattr(rebuild, "ROUNDS", rounds)
-        with Running(caught_up.folder, "core.event", rebuild=True) as other:
+        with Running(caught_up.folder, work=applying(caught_up)) as other:
             before = 0
             while generations(caught_up) == old:
                 before = max(before, cut())
@@ -166,10 +182,7 @@ def test_readers_do_not_go_back_at_a_swap_beside_a_live_run(caught_up: Warehouse
     assert not audit(caught_up.folder, "core.event", "core.child", "--full")
 
 
-@pytest.mark.parametrize("options", [(), ("--until-caught-up",)])
-def test_a_rebuild_stopped_before_the_swap_has_not_done_what_was_asked(
-    caught_up: Warehouse, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
-) -> None:
+def test_an_apply_stopped_before_the_swap_has_not_done_what_was_asked(caught_up: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted_flow(feed: Feed, tables: list[Fed], until: Mapping[int, int] | None) -> None:
         signal.raise_signal(signal.SIGTERM)
         assert feed.control.wait(60)
@@ -179,36 +192,46 @@ def test_a_rebuild_stopped_before_the_swap_has_not_done_what_was_asked(
     change(caught_up)
     with monkeypatch.context() as patch:
         patch.setattr(Feed, "flow", interrupted_flow)
-        said = kappa(caught_up.folder, "run", "--rebuild", "core.event", *options, status=1)
-    assert "the rebuild was stopped before the swap" in said
+        said = kappa(caught_up.folder, "apply", "--yes", status=1)
+    assert "the build was stopped before the swap" in said
     assert generations(caught_up) == before
-    kappa(caught_up.folder, "run", "--rebuild", "core.event", "--until-caught-up")
+    kappa(caught_up.folder, "apply", "--yes")
     assert kinds(caught_up) == {"k"}
 
 
-def test_a_run_of_the_old_generation_ends_its_branch(caught_up: Warehouse) -> None:
+@pytest.mark.parametrize("names", [(), ("core.event", "core.child")])
+def test_a_run_goes_on_with_what_was_swapped_in(caught_up: Warehouse, names: tuple[str, ...]) -> None:
+    """Also when nothing arrives that would make it look."""
     old = generations(caught_up)["core.event"]
-    with Running(caught_up.folder) as everything:
-        wait_until(everything.is_reading)
+    with Running(caught_up.folder, *names) as live:
+        wait_until(live.is_reading)
         change(caught_up)
-        kappa(caught_up.folder, "run", "--rebuild", "core.event", "--until-caught-up")
-        caught_up.produce(EVENTS + 1, 50)
-        wait_until(lambda: len(caught_up.rows("raw.events")) == EVENTS + 50)
+        kappa(caught_up.folder, "apply", "--yes")
         new = generations(caught_up)["core.event"]
-        wait_until(lambda: any("core.child__rejected: " in notice for notice in everything.notices))
-        assert f"core.event: generation {old} is live no more: {new} took its place; this branch ends" in everything.notices
-        kappa(caught_up.folder, "run", "core.event", "core.child", "--until-caught-up")
-    assert everything.control.fatal is None
+        wait_until(lambda: "going on with what is live now" in live.notices)
+        assert f"core.event: generation {old} is live no more: {new} took its place; this branch ends" in live.notices
+        caught_up.produce(EVENTS + 1, 50)
+        wait_until(lambda: committed(caught_up.folder, "core.child") == EVENTS + 50)
+    assert live.control.fatal is None
+    assert kinds(caught_up) == {"k"}
     assert not audit(caught_up.folder, "--full")
 
 
-def test_a_run_whose_every_branch_has_ended_ends(caught_up: Warehouse) -> None:
-    with Running(caught_up.folder, "core.child") as alone:
-        wait_until(alone.is_reading)
-        kappa(caught_up.folder, "run", "--rebuild", "core.child", "--until-caught-up")
-        caught_up.produce(EVENTS + 1, 50)
-        alone.join()
-    assert alone.control.fatal is None
+def test_a_swap_while_records_flow_loses_none(caught_up: Warehouse) -> None:
+    with Running(caught_up.folder) as live:
+        wait_until(live.is_reading)
+        change(caught_up)
+        with Running(caught_up.folder, work=applying(caught_up)) as other:
+            for first in range(EVENTS + 1, EVENTS + 1001, 100):
+                caught_up.produce(first, 100)
+                time.sleep(0.1)
+            other.join()
+        assert not other.control.fatal, other.control.fatal
+        wait_until(lambda: committed(caught_up.folder, "core.child") == EVENTS + 1000)
+        wait_until(lambda: committed(caught_up.folder) == EVENTS + 1000)
+    assert live.control.fatal is None, live.control.fatal
+    assert kinds(caught_up) == {"k"}
+    assert not audit(caught_up.folder, "--full")
 
 
 def test_a_table_that_comes_later_catches_up_and_joins(caught_up: Warehouse) -> None:
@@ -226,28 +249,66 @@ def test_a_table_that_comes_later_catches_up_and_joins(caught_up: Warehouse) -> 
     assert not audit(caught_up.folder, "--full")
 
 
-def test_a_table_without_a_definition_leaves_the_catalogue(caught_up: Warehouse) -> None:
-    """It stays until a run of everything, which names it; its data stays too, and the cut goes on without it."""
+def test_a_table_without_a_definition_leaves_the_catalogue_when_that_is_applied(caught_up: Warehouse) -> None:
+    """Until then runs feed it; its data stays, and the cut goes on without it."""
     folder, before = caught_up.folder, caught_up.catalogue()["tables"]
     (folder / "core/child.sql").rename(folder / "core/heir.sql")
     caught_up.produce(EVENTS + 1, 100)
-    assert "left the catalogue" not in kappa(folder, "run", "core.tag", "--until-caught-up")
-    assert set(caught_up.catalogue()["tables"]) == set(before)
     said = kappa(folder, "run", "--until-caught-up")
+    assert "no file defines core.child any more: fed as built until kappa apply" in said
+    assert set(caught_up.catalogue()["tables"]) == {*before, "core.heir", "core.heir__rejected"}
+    assert [row["id"] for row in caught_up.rows("core.child")] == [row["id"] for row in caught_up.rows("core.heir")]
+    assert not audit(folder, "--full")
+    said = kappa(folder, "apply", "--yes")
     gone = {"core.child", "core.child__rejected"}
     (notice,) = [line for line in said.splitlines() if "left the catalogue" in line]
     assert all(f"{name} (its data stays in {before[name]['path']})" in notice for name in gone)
-    assert set(caught_up.catalogue()["tables"]) == set(before) - gone | {"core.heir", "core.heir__rejected"}
+    assert set(caught_up.catalogue()["tables"]) == {*before, "core.heir", "core.heir__rejected"} - gone
     assert (folder / "data" / before["core.child"]["path"]).is_dir()
     with Reader.open(folder) as reader:
         assert reader.sql("SELECT count(*) AS n FROM raw.events").arrow().to_pylist() == [{"n": EVENTS + 100}]
-    assert "left the catalogue" not in kappa(folder, "run", "--until-caught-up")
+    kappa(folder, "run", "--until-caught-up")
+    assert set(caught_up.catalogue()["tables"]) == {*before, "core.heir", "core.heir__rejected"} - gone
     assert not audit(folder, "--full")
     (folder / "core/child.sql").write_text(CHILD)  # given back: it goes on where it stood
     kappa(folder, "run", "--until-caught-up")
     assert caught_up.catalogue()["tables"]["core.child"] == before["core.child"]
     assert [row["id"] for row in caught_up.rows("core.child")] == [row["id"] for row in caught_up.rows("core.heir")]
     assert not audit(folder, "--full")
+
+
+def test_what_is_new_over_a_changed_table_waits_with_it(caught_up: Warehouse) -> None:
+    change(caught_up)
+    (caught_up.folder / "core/grandchild.sql").write_text('/* kind = "append" */ SELECT name FROM core.child')
+    (caught_up.folder / "core/other.sql").write_text('/* kind = "append" */ SELECT id FROM staging.events')
+    (caught_up.folder / "analytics/by_kind.sql").write_text('/* kind = "view" */ SELECT name FROM core.grandchild')
+    views = caught_up.catalogue()["views"]
+    said = kappa(caught_up.folder, "run", "--until-caught-up")
+    assert "core.grandchild: new over what the folder defines otherwise; kappa apply makes it" in said
+    assert "core.other" in generations(caught_up)
+    assert "core.grandchild" not in generations(caught_up)
+    assert caught_up.catalogue()["views"] == views
+    kappa(caught_up.folder, "apply", "--yes")
+    assert "core.grandchild" in caught_up.catalogue()["views"]["analytics.by_kind"]
+    assert kinds(caught_up, "core.grandchild", "name") == {"k"}
+    kappa(caught_up.folder, "run", "--until-caught-up")
+    assert not audit(caught_up.folder, "--full")
+
+
+def test_generations_without_stored_files_are_refused(caught_up: Warehouse) -> None:
+    """As kappa wrote them before it stored files: nothing tells how to go on feeding them."""
+    for path in (caught_up.folder / "data/_kappa/definitions").rglob("*.json"):
+        values = json.loads(path.read_text())
+        del values["files"]
+        path.write_text(json.dumps(values))
+    change(caught_up)
+    before = generations(caught_up)
+    said = kappa(caught_up.folder, "run", "--until-caught-up", status=1)
+    assert f"the definition of core.event differs from its live generation {before['core.event']}" in said
+    assert "upper(kind)" in said.lower()
+    assert "kappa apply" in said
+    kappa(caught_up.folder, "apply", "--yes")
+    assert kinds(caught_up) == {"k"}
 
 
 def fail_when(warehouse: Warehouse, amount: int) -> None:
@@ -309,9 +370,9 @@ def test_more_rejects_than_max_rejects_fail_the_table(warehouse: Warehouse) -> N
     assert not audit(warehouse.folder, "--full")
 
 
-def test_a_rebuild_of_a_table_that_fails_swaps_nothing(caught_up: Warehouse) -> None:
+def test_an_apply_whose_table_fails_swaps_nothing(caught_up: Warehouse) -> None:
     before = generations(caught_up)
     change(caught_up, EVENT.replace("upper(kind)", "CAST(kind AS integer)"))
-    said = kappa(caught_up.folder, "run", "--rebuild", "core.event", status=1)
+    said = kappa(caught_up.folder, "apply", "--yes", status=1)
     assert "nothing is swapped" in said
     assert generations(caught_up) == before

@@ -137,7 +137,7 @@ def test_reject_resend_contract_corrected_rebuilt(sales: Warehouse) -> None:
     (sales.folder / "sources/sales.toml").write_text(
         (sales.folder / "sources/sales.toml").read_text().replace("amount > 0", "amount <> ''")
     )
-    kappa(sales.folder, "run", "--rebuild", "staging.sales", "--until-caught-up")
+    kappa(sales.folder, "apply", "--yes")
     assert sales_of(sales) == everything
     amounts = {row["id"]: row["amount"] for row in sales.rows("core.sale")}
     assert (amounts[5], amounts[20], amounts[ROWS]) == ("twelve", "0", "7")  # the row that could not be read is still the corrected one
@@ -308,7 +308,7 @@ def test_a_rule_that_fails_and_how_to_go_on(sales: Warehouse) -> None:
     assert position in cause
     for said in ("known", "id < 500 is false", '"501"'):
         assert said in cause
-    assert "kappa run --rebuild staging.sales" in next_step
+    assert "kappa apply" in next_step
     source.write_text(text + failing.replace('"fail"', '"warn"'))
     kappa(sales.folder, "run", "--until-caught-up")
     assert {41, 501} <= set(sales_of(sales))
@@ -317,6 +317,6 @@ def test_a_rule_that_fails_and_how_to_go_on(sales: Warehouse) -> None:
     assert [commit["warned"] for commit in shown["commits"] if commit["warned"]] == [{"known": 1}]
     assert "known: 1" in kappa(sales.folder, "show", "staging.sales")
     source.write_text(text + failing.replace('"fail"', '"reject"'))
-    kappa(sales.folder, "run", "--rebuild", "staging.sales", "--until-caught-up")
+    kappa(sales.folder, "apply", "--yes")
     assert 501 not in sales_of(sales)
     assert counts(sales, "--rule", "known") == {"rule": 1}

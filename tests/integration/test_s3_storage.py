@@ -110,7 +110,7 @@ def test_maintenance_keeps_the_rows_and_a_short_log(s3: str) -> None:
         maintenance._not_before = maintenance._next_cleanup = 0.0
         maintenance.after_commit(owner)
     maintenance.finish(owner)
-    Vacuum(owner.address.folder).run({file.path for file in live_files(opened(owner.address))}, owner.version, 0)
+    Vacuum(owner.address).run({file.path for file in live_files(opened(owner.address))}, owner.version, 0)
     log = DeltaLog(owner.address.folder)
     assert log.last_checkpoint() >= 20
     assert len(log.versions()) < 20

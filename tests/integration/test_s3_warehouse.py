@@ -72,7 +72,7 @@ def test_a_warehouse_on_a_bucket(warehouse: Stored, s3: str) -> None:
     warehouse.check_independently()
     assert not audit(folder, "--full")
     said += check_reading(folder, s3)
-    said += kappa(folder, "run", "--rebuild", "analytics.corner", "--until-caught-up")
+    said += kappa(folder, "replay", "analytics.corner")
     check_maintaining(warehouse)
     warehouse.produce(EVENTS + 1, 50)
     kappa(folder, "run", "--until-caught-up")

@@ -123,7 +123,7 @@ class OwnersOfOneTable(RuleBasedStateMachine):
         """Checkpoint, vacuum and log cleanup without any retention, also by one that is fenced and does not know it."""
         table = opened(self.table)
         table.create_checkpoint()
-        Vacuum(self.table.folder).run({file.path for file in live_files(table)}, table.version(), 0)
+        Vacuum(self.table).run({file.path for file in live_files(table)}, table.version(), 0)
         clean_log(DeltaLog(self.table.folder), 0, process.owner.own_version)
 
     @precondition(lambda self: self.newest)

@@ -38,6 +38,7 @@ def test_init_makes_a_warehouse_that_passes_check(tmp_path: Path) -> None:
         "core/orders.sql",
         "orders.csv",
         "sources/orders.toml",
+        "tests/orders.toml",
         "warehouse.toml",
     ]
     assert load_project(folder).settings.name == "my_shop_2"

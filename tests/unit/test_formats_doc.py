@@ -13,13 +13,14 @@ import pytest
 from connectors.files.corrections import Correction
 from connectors.loads import Identity, LoadState
 from flows.batch import RAW, REJECTED, SYSTEM, Batch
-from flows.fingerprint import fingerprint, type_name
+from flows.fingerprint import file_of, fingerprint, type_name
 from flows.stage.codes import Code
 from flows.stage.corrections import parse
 from sinks.address import TableAddress
 from sinks.catalog import Catalog, CatalogState
 from sinks.files import WrittenFile
 from sinks.log import DeltaLog, encode, info_of, txns_of
+from sinks.published import Cuts
 from sinks.record import CommitRecord
 from tests.memory import records_batch
 
@@ -56,12 +57,24 @@ def test_format_and_catalogue(tmp_path: Path) -> None:
     assert TableAddress(str(tmp_path), "core.airline", entry.generation).path == entry.path
 
 
+def test_cut_and_pin(tmp_path: Path) -> None:
+    folder = tmp_path / "_kappa" / "cuts"
+    folder.mkdir(parents=True)
+    for name, suffix in (("cut", "json"), ("pin", "pin")):
+        (folder / f"{12:020}.{suffix}").write_text(example(name)[1])
+    cut = Cuts(str(tmp_path)).find("12")
+    assert cut.to_json() == json.loads(example("cut")[1])
+    assert Cuts(str(tmp_path)).find(json.loads(example("pin")[1])["name"]) == cut
+
+
 def test_definition(tmp_path: Path) -> None:
     generation, body = example("definition")
     definition = json.loads(body)
-    assert f"{fingerprint(definition)}-1" == generation
+    decisive = {name: value for name, value in definition.items() if name != "files"}
+    assert f"{fingerprint(decisive)}-1" == generation
+    assert list(definition["files"])[-1] == file_of(definition["table"], "airlines")
     catalog = Catalog(str(tmp_path))
-    assert catalog.new_generation("core.airline", fingerprint(definition), definition) == generation
+    assert catalog.new_generation("core.airline", fingerprint(decisive), definition) == generation
     assert catalog.definition("core.airline", generation) == definition
     assert (tmp_path / "_kappa" / "definitions" / "core.airline" / f"{generation}.json").exists()
 

@@ -89,7 +89,7 @@ def test_every_version_of_the_retention_stays_readable(tmp_path: Path) -> None:
     old = [version for version in log.versions() if version <= 40]
     for version in old:  # 40 versions are an hour and more old, and so is what they removed
         os.utime(log.commit_path(version), (time.time() - 4000, time.time() - 4000))
-    vacuum = Vacuum(owner.address.folder)
+    vacuum = Vacuum(owner.address)
     vacuum._read(owner.version)
     for path, at in vacuum._removed_at.items():
         removed_by = next(v for v in log.versions() if any(a.get("remove", {}).get("path") == path for a in log.read(v) or []))
@@ -124,7 +124,7 @@ def test_vacuum_spares_files_that_are_being_written(tmp_path: Path) -> None:
     for path, age in ((young, 60), (old, ORPHAN_AGE_S + 60)):
         path.write_bytes(b"PAR1")
         os.utime(path, (time.time() - age, time.time() - age))
-    assert Vacuum(owner.address.folder).run({f.path for f in live_files(DeltaTable(owner.address.uri))}, owner.version, 0) == 1
+    assert Vacuum(owner.address).run({f.path for f in live_files(DeltaTable(owner.address.uri))}, owner.version, 0) == 1
     assert young.exists()
     assert not old.exists()
     assert stored(owner.address).total() == 3

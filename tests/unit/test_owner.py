@@ -329,7 +329,7 @@ def test_another_log_is_refused_with_positions_and_the_next_command(tmp_path: Pa
         claim(address(tmp_path), 3, log)
     assert "flights/0/4" in str(changed.value)
     assert "topic-1" in str(changed.value)
-    assert "kappa run --rebuild" in changed.value.next_step
+    assert "kappa replay" in changed.value.next_step
     assert claim(address(tmp_path), 4).epoch == 3
 
 

@@ -191,7 +191,7 @@ def test_cycles_are_named(tmp_path: Path) -> None:
         ("core.nothing", "there is no table core.nothing", "one of staging.flights"),
         ("raw.flights", "cannot read raw.flights", "staging.flights"),
         ("staging.flights__rejected", "cannot read staging.flights__rejected", "staging.flights"),
-        ("analytics.v", "analytics.v is a view", "FROM the table that the view reads"),
+        ("analytics.v", "analytics.v is a view", "FROM the table that analytics.v reads"),
     ],
 )
 def test_what_an_append_table_cannot_read(tmp_path: Path, upstream: str, cause: str, fix: str) -> None:

@@ -124,7 +124,7 @@ def test_partitions_are_functions_of_the_key(tmp_path: Path) -> None:
 def test_settings_of_upsert_tables_are_refused_elsewhere(tmp_path: Path) -> None:
     files = {"core/t.sql": append(PICKED, ', key = ["flight"]').replace(", key", "\nkey")}
     (finding,) = plan(tmp_path, files).findings
-    assert "key is a setting of upsert tables, and this one is append" in str(finding)
+    assert "key is a setting of upsert and materialized tables, and this one is append" in str(finding)
 
 
 def test_no_stream_reads_an_upsert_table_and_a_view_does(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_a_lost_or_damaged_table_fails_only_the_queries_that_name_it(root: Root,
         with pytest.raises(error, match=r"core\.c cannot be read") as caught:
             warehouse.sql("FROM core.c")
         assert cause in caught.value.cause
-        assert "kappa run --rebuild core.c" in caught.value.next_step
+        assert "kappa replay core.c" in caught.value.next_step
         for view in ("analytics.v", "analytics.w"):
             with pytest.raises(ViewInvalid, match=f"view {view}") as caught:
                 warehouse.sql(f"FROM {view}")

@@ -78,7 +78,7 @@ def uncounted(part: Slice) -> Span:
 def take_the_promise_out() -> None:
     """Replace the owner, the count and the look at the catalogue in this process."""
     _replace(infra.run.session, "Owner", UnguardedOwner)
-    _replace(infra.run.session.Session, "_still_live", lambda self, fed: None)
+    _replace(infra.run.session.Publisher, "still_live", lambda self, fed: None)
     _replace(sinks.sink, "count", uncounted)
 
 

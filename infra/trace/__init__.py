@@ -1,0 +1,1 @@
+"""From a row back to the events that made it."""
