@@ -6,6 +6,7 @@ in the folder changes no number before it was seen and applied.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from flows.plan import Plan, analyse, require
 from flows.project import Project, parse_project, table_file
 from flows.summary import Summary
 from sinks.catalog import Catalog, CatalogState
+
+ANALYSED = 2  # the folder, and what is live
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,19 @@ class Live:
     differs: tuple[str, ...] = ()
 
 
+_analysed: deque[Live] = deque(maxlen=ANALYSED)
+
+
 def of_folder(project: Project) -> Live:
     """What the folder defines. Raises ProjectInvalid."""
+    for known in _analysed:  # one command asks several times, and binding all of the SQL takes a third of a second
+        if known.project == project:
+            return known
     plan = analyse(project)
     require(plan)
-    return Live(project, plan, definitions(project, plan))
+    made = Live(project, plan, definitions(project, plan))
+    _analysed.append(made)
+    return made
 
 
 def of_catalogue(folder: Live, state: CatalogState, catalog: Catalog) -> Live:

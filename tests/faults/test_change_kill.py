@@ -14,8 +14,8 @@ from tests.inprocess import audit, kappa
 from tests.warehouse import EVENT, Warehouse
 
 pytestmark = pytest.mark.slow
-EVENTS = 1200
-RUN = "[run]\ncommit_rows = 300\nbatch_rows = 100\ncommit_interval_s = 0.1\n[maintenance]\nkeep_generations = 2\nretention_s = 0\n"
+EVENTS = 300
+RUN = "[run]\ncommit_rows = 100\nbatch_rows = 50\ncommit_interval_s = 0.1\n[maintenance]\nkeep_generations = 2\nretention_s = 0\n"
 LOWER = EVENT.replace("upper(kind)", "lower(kind)")
 BEST = '/* kind = "materialized" */ SELECT kind, rank() OVER (ORDER BY total DESC, kind) AS place FROM analytics.tally'
 CHILD = '/* kind = "append" */ SELECT id, kind AS name FROM core.event WHERE id % 2 = 0'

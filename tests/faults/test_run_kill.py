@@ -15,11 +15,11 @@ from tests.warehouse import Warehouse
 
 pytestmark = pytest.mark.slow
 
-ROUND = 2000
+ROUND = 1000
 SETTINGS = """
 [run]
-commit_rows = 500
-batch_rows = 250
+commit_rows = 250
+batch_rows = 125
 commit_interval_s = 0.2
 [maintenance]
 compact_files = 4

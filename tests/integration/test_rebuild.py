@@ -26,8 +26,8 @@ from tests.warehouse import EVENT, SOURCE, Warehouse, event, valid
 pytestmark = pytest.mark.slow
 RUN = """
 [run]
-commit_rows = 100
-batch_rows = 50
+commit_rows = 200
+batch_rows = 100
 commit_interval_s = 0.1
 catch_up_records = 100
 max_rejects = 60

@@ -188,7 +188,7 @@ class Oracle:
             return None
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sql=queries(), rows=ROWS, gaps=st.lists(st.integers(1, 4), min_size=12, max_size=12), cuts=st.sets(st.integers(0, 12)))
 def test_conform_gives_what_duckdb_gives(sql: str, rows: list[dict[str, Any]], gaps: list[int], cuts: set[int]) -> None:
     node = node_of(sql)

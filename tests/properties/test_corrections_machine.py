@@ -178,7 +178,7 @@ def read(root: str, table: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("remembered", [0, 100_000])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     log=logs(),
     cuts=st.lists(st.integers(1, 5), min_size=1, max_size=4),

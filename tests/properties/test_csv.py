@@ -119,7 +119,7 @@ PIECES = st.sampled_from([*_ONE_BYTE, *_MORE, b"a,b\n", b'"q,""q"\n'])
 CONTENT = st.lists(PIECES, max_size=60).map(b"".join)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     CONTENT,
     st.integers(1, 3),

@@ -104,7 +104,7 @@ def read(root: str, table: str) -> pa.Table:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     log=logs(),
     cuts=st.lists(st.integers(1, 7), min_size=1, max_size=4),

@@ -88,7 +88,7 @@ def table(partition: int, start: int, given: list[Row]) -> pa.Table:
 
 
 @pytest.mark.parametrize("partition_by", [[], ["half"], ["a"]])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(commits)
 def test_the_table_is_what_duckdb_finds(
     tmp_path_factory: pytest.TempPathFactory, partition_by: list[str], work: list[tuple[int, list[Row], str]]

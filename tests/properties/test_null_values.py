@@ -165,7 +165,7 @@ def stored(root: str, table: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     happened=st.lists(events, max_size=40),
     cuts=st.lists(st.integers(1, 7), min_size=1, max_size=4),

@@ -112,7 +112,7 @@ def table(schema: pa.Schema, partition: int, start: int, given: list[Row]) -> pa
 
 
 @pytest.mark.parametrize("partition_by", ["", 'partition_by = ["odd"]'])
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(events, min_size=1, max_size=8))
 def test_a_summary_is_what_duckdb_finds(
     tmp_path_factory: pytest.TempPathFactory, partition_by: str, work: list[tuple[int, list[Row], str]]
