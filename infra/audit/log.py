@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from connectors.extent import Extent, extent
-from connectors.log import committed_records
+from connectors.log import committed_offsets, committed_records
 from connectors.pace import Pace
 from connectors.topics import log_identity, partitions
 from flows.batch import RECORDS
 from flows.ledger import LogIdentity, Span
 from infra.audit.findings import Proof
-from infra.audit.rows import Rows
+from infra.audit.rows import CHUNK_OFFSETS, Rows
 
 CHUNK_RECORDS = 20_000
 
@@ -56,6 +57,16 @@ class TopicLog:
             yield records
             self.pace.wait(records.num_rows)
 
+    def offsets(self, partition: int, start: int, end: int) -> Iterator[npt.NDArray[np.int64]]:
+        """The offsets of the same records."""
+        low = self.extent.low[partition]
+        if start < low and self.raw is not None:
+            for piece in range(start, min(low, end), CHUNK_OFFSETS):
+                yield self.raw.offsets(partition, piece, min(piece + CHUNK_OFFSETS, low, end))
+        for offsets in committed_offsets(self.config, self.topic, partition, max(start, low), end, self.pace.most(CHUNK_RECORDS)):
+            yield offsets
+            self.pace.wait(len(offsets))
+
 
 def count(log: TopicLog, partition: int, proofs: list[Proof]) -> None:
     """Count the committed records of a partition once, for every table's own span, and compare with the ledgers' ``read``."""
@@ -74,8 +85,7 @@ def count(log: TopicLog, partition: int, proofs: list[Proof]) -> None:
     if not countable:
         return
     start, end = min(p.span.start for p in countable), max(p.span.end for p in countable)
-    for batch in log.records(partition, start, min(end, stable)):
-        offsets = batch.column(0).to_numpy()
+    for offsets in log.offsets(partition, start, min(end, stable)):
         for proof in countable:
             first, last = np.searchsorted(offsets, [proof.span.start, proof.span.end])
             proof.counted = (proof.counted or 0) + int(last - first)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from flows.sql.tree import quoted
@@ -129,6 +131,16 @@ class Rows:
             return self._engine.relation(query).to_arrow_table()
         except duckdb.Error as error:
             raise self._unreadable(error) from None
+
+    def offsets(self, partition: int, start: int, end: int) -> npt.NDArray[np.int64]:
+        """The offsets of the rows in ``[start, end)``, ascending. Raises QueryFailed."""
+        where = f"_partition = {partition} AND _offset >= {start} AND _offset < {end}"
+        try:
+            found = self._engine.relation(f"SELECT _offset FROM {self._from} WHERE {where} ORDER BY 1").to_arrow_table()
+        except duckdb.Error as error:
+            raise self._unreadable(error) from None
+        offsets: npt.NDArray[np.int64] = found.column(0).to_numpy()
+        return offsets
 
     def _ask(self, query: str) -> list[tuple[int, ...]]:
         try:

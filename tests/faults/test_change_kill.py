@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import signal
-import time
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ QUESTION = """
 NAMED = ["files-written:1", "before-commit:1", "before-commit:4", "after-commit:1", "after-commit:4", "before-summary:1"]
 NAMED += ["before-materialized:1", "before-promote:1", "after-promote:1"]
 POSTGRES_DOWN = "postgresql://nobody@127.0.0.1:1/kappa"
-RANDOM_KILLS = 5  # of each command
+RANDOM_KILLS = 20
 
 
 @pytest.fixture
@@ -82,21 +83,22 @@ def test_killed_at_random(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch)
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    for _ in range(RANDOM_KILLS):
+    killed = 0
+    while killed < RANDOM_KILLS:
         before = letter(warehouse)
         define(warehouse, other(before))
-        kill(warehouse, chance, "apply", "--yes")
+        killed += kill(warehouse, chance, "apply", "--yes")
         assert letter(warehouse) in (before, other(before))
         kappa(warehouse.folder, "apply", "--yes", "--no-promote")
-        kill(warehouse, chance, "promote")
+        killed += kill(warehouse, chance, "promote")
         if letter(warehouse) == before:
             kappa(warehouse.folder, "promote")
         assert letter(warehouse) == other(before)
-        kill(warehouse, chance, "replay", "core.event")
+        killed += kill(warehouse, chance, "replay", "core.event")
         kappa(warehouse.folder, "replay", "core.event")
         assert letter(warehouse) == other(before)
         ordinals = warehouse.catalogue()["tables"]["core.event"]["generation"]
-        kill(warehouse, chance, "rollback", "core.event")
+        killed += kill(warehouse, chance, "rollback", "core.event")
         if warehouse.catalogue()["tables"]["core.event"]["generation"] == ordinals:
             kappa(warehouse.folder, "rollback", "core.event")
         assert letter(warehouse) in (before, other(before))
@@ -105,12 +107,15 @@ def test_killed_at_random(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch)
     assert not audit(warehouse.folder, "--full")
 
 
-def kill(warehouse: Warehouse, chance: random.Random, *command: str) -> None:
-    """Begin a command and kill it, unless it is quicker."""
+def kill(warehouse: Warehouse, chance: random.Random, *command: str) -> bool:
+    """Begin a command and kill it; False when it was quicker."""
     process = warehouse.start(*command)
-    time.sleep(chance.uniform(0.3, 2.2))
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(chance.uniform(0.3, 2.2))
     process.kill()
-    process.communicate()
+    said, _ = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), said
+    return process.returncode != 0
 
 
 def test_an_unfinished_build_does_not_disturb_a_later_one(warehouse: Warehouse) -> None:

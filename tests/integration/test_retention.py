@@ -121,6 +121,17 @@ def rows(warehouse: Warehouse, table: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "_timestamp"} for row in warehouse.rows(table)]
 
 
+def archived(warehouse: Warehouse) -> DeltaTable:
+    """The generation of the raw table that reaches back furthest."""
+    tables = [DeltaTable(path) for path in (warehouse.folder / "data/raw/events").iterdir()]
+    return min(tables, key=lambda table: min(offsets(table)))
+
+
+def offsets(table: DeltaTable) -> list[int]:
+    found: list[int] = table.to_pyarrow_table().column("_offset").to_pylist()
+    return found
+
+
 def generations(warehouse: Warehouse) -> set[str]:
     return {entry["generation"] for entry in warehouse.catalogue()["tables"].values()}
 
@@ -145,7 +156,17 @@ def test_a_replay_over_what_retention_has_deleted_gives_the_same_tables(twins: T
     twins.run()
     twins.run("maintain")
     before = generations(twins.short)
-    twins.run("replay", "events")
+    raw = archived(twins.short)
+    assert raw.version() > len(raw.file_uris()), "it was not compacted"
+    assert not (Path(raw.table_uri) / f"_delta_log/{0:020}.json").exists(), "its log was not cleaned up"
+    first, last = min(offsets(raw)), max(offsets(raw))
+    assert first == 0
+    assert last >= max(twins.low()), "the topic and the archive have to meet"
+    said = [kappa(warehouse.folder, "replay", "events") for warehouse in twins.both]
+    for partition, low in enumerate(twins.low()):
+        kept = f"{twins.short.topic}/{partition} begins at offset {low}: what was before, from 0, is read from raw.events"
+        assert kept in said[0]
+    assert "is read from raw" not in said[1]
     assert not generations(twins.short) & before
     twins.check()
     assert not audit(twins.short.folder, "--full")
