@@ -2,7 +2,7 @@
 
 A table is ``ATTACH``ed with its version pinned. Measured on 30 files: 6-8 ms an aggregate, as fast as ``read_parquet`` of the file
 list (6-9 ms), where ``delta_scan`` took 17-28 ms because it reads the log again; and a filter reads 3 of the 30 files, by Delta's
-statistics. The extension takes 0.23 s to load, and a table 10-20 ms to attach: so both are done only for the tables that a query names.
+statistics. A table takes 10-20 ms to attach: so that is done only for the tables that a query names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 import pyarrow as pa
 
 from flows.errors import KappaError, UsageError
-from sinks.attachment import Attachments
+from sinks.attachment import Attachments, connect
 
 SCHEMAS = ("raw", "staging", "core", "analytics")
 _NAME = re.compile(r'"?\b(raw|staging|core|analytics)\b"?\s*\.\s*"?(\w+)"?', re.IGNORECASE)
@@ -101,7 +101,7 @@ class Engine:
         self._broken: dict[str, KappaError] = dict(lost or {})
         self._spill = tempfile.TemporaryDirectory(prefix="kappa-query-")
         limit = memory_limit or psutil.virtual_memory().total // 2
-        self._connection = duckdb.connect(config={"memory_limit": f"{limit // 1_000_000}MB", "temp_directory": self._spill.name})
+        self._connection = connect({"memory_limit": f"{limit // 1_000_000}MB", "temp_directory": self._spill.name})
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
         self._cursor = self._connection  # of the newest query
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()  # of the answers that somebody still has
@@ -113,7 +113,7 @@ class Engine:
     def move(self, tables: Iterable[Pinned], views: Mapping[str, str], lost: Mapping[str, KappaError]) -> None:
         """Go on with other versions, as a new engine would; the answers there are become void.
 
-        A new engine would load the extension anew, which takes longer than most queries.
+        A new engine would attach all of them anew, which takes longer than most queries.
         """
         for cursor in list(self._cursors):
             cursor.close()

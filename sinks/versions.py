@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import tempfile
 
-import duckdb
 import pyarrow as pa
 
 from flows.sql.tree import SESSION
 from sinks.address import TableAddress
-from sinks.attachment import Attachments
+from sinks.attachment import Attachments, connect
 
 
 class Versions:
@@ -60,11 +59,7 @@ class Versions:
     def _open(self) -> Attachments:
         if self._delta is None:
             self._spill = tempfile.TemporaryDirectory(prefix="kappa-summary-")
-            limits: dict[str, str | bool | int | float | list[str]] = {
-                "memory_limit": f"{self._memory_bytes}B",
-                "temp_directory": self._spill.name,
-            }
-            connection = duckdb.connect(config=limits)
+            connection = connect({"memory_limit": f"{self._memory_bytes}B", "temp_directory": self._spill.name})
             connection.execute(SESSION)
             self._delta = Attachments(connection)
         return self._delta

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from sinks.attachment import connect, extension
 from sinks.engine import Engine, Pinned, QueryFailed, TableUnknown, ViewInvalid, near_names
 from sinks.statement import SqlInvalid, StatementRefused, check_statement
 
@@ -184,3 +186,14 @@ def test_what_does_not_parse_keeps_duckdbs_message() -> None:
 def test_near_names() -> None:
     assert near_names("flights", ["core.flight", "core.plane"]) == ["core.flight"]
     assert near_names("core.x", ["core.flight"]) == []
+
+
+def test_a_query_loads_no_extension_without_a_signature(tmp_path: Path) -> None:
+    """kappa's own two are loaded without a look at theirs; what comes later is looked at, and that cannot be undone."""
+    unsigned = tmp_path / "other.duckdb_extension"
+    unsigned.write_bytes(Path(extension("delta")).read_bytes()[:-256] + bytes(256))
+    connection = connect({})
+    with pytest.raises(duckdb.Error, match="signature"):
+        connection.execute(f"LOAD '{unsigned}'")
+    with pytest.raises(duckdb.Error, match="while database is running"):
+        connection.execute("SET allow_unsigned_extensions = true")
