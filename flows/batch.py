@@ -55,6 +55,15 @@ SYSTEM = pa.schema(
 NO_OFFSETS = pa.nulls(0, pa.int64())  # not pa.array, which imports pandas where it is installed: a quarter of a second
 
 
+def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``rows`` with the columns of ``schema`` by name, in its order, null where they have none; their types are as they were."""
+    if rows.column_names == schema.names:
+        return rows
+    held = set(rows.column_names)
+    columns = [rows.column(f.name) if f.name in held else pa.nulls(rows.num_rows, f.type) for f in schema]
+    return pa.table(columns, schema=pa.schema([f.with_type(column.type) for f, column in zip(schema, columns, strict=True)]))
+
+
 class Position(NamedTuple):
     """One place in the log."""
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.batch import NO_OFFSETS, REJECTED, Batch, Transformed
+from flows.batch import NO_OFFSETS, REJECTED, Batch, Transformed, fitted
 from flows.database import Database
 from flows.errors import KappaError
 from flows.plan import Node
@@ -62,6 +62,7 @@ class Conform:
         Rejects carry the key, value and headers of the batch's records. Raises TransformFailed and TransformUnbalanced.
         """
         outcome = _Outcome()
+        rows = fitted(rows, self.node.upstream_schema)  # of an upstream that has got more columns since this SQL was bound, or had fewer
         try:
             if rows.num_rows:
                 self._transform(rows, outcome)

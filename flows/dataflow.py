@@ -24,7 +24,7 @@ from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import DynamicSource
 from bytewax.outputs import FixedPartitionedSink
 
-from flows.batch import NO_OFFSETS, RAW, REJECTED, Batch, Failure, Slice, Staged
+from flows.batch import NO_OFFSETS, RAW, REJECTED, Batch, Failure, Slice, Staged, fitted
 from flows.conform import Conform
 from flows.contract import Source
 from flows.control import RunControl
@@ -81,11 +81,13 @@ def build(
     max_rejects: int,
     duckdb_bytes: int | None = None,
     stored: Stored | None = None,
+    schemas: Mapping[str, pa.Schema] | None = None,
 ) -> Dataflow:
     """The dataflow that feeds ``sinks`` (table name -> sink). ``nodes``: the source's append tables in topological order;
     ``duckdb_bytes``: what DuckDB may hold for all of them, in each worker; ``stored``: what the tables hold of the records before the
-    flow's first ones, for their corrections.
+    flow's first ones, for their corrections; ``schemas``: of tables that store more columns than ``source`` and ``nodes`` give.
     """
+    stores = schemas or {}
     flow = Dataflow(f"kappa-{source.name}")
     batches = op.input("log", flow, log)
     raw, staging = f"raw.{source.name}", f"staging.{source.name}"
@@ -100,12 +102,11 @@ def build(
     if not needed and staging not in sinks and f"{staging}__rejected" not in sinks:
         return flow
     databases = PerWorker(lambda: Database(duckdb_bytes))
-    works = {staging: op.map("stage", batches, Staging(source, control, databases, stored))}
+    works = {staging: op.map("stage", batches, Staging(source, control, databases, stored, stores.get(staging)))}
     for node in nodes:
         if node.name in needed:
-            works[node.name] = op.map(
-                f"conform-{node.name.replace('.', '-')}", works[node.upstream], Conforming(node, control, max_rejects, databases)
-            )
+            conforming = Conforming(node, control, max_rejects, databases, stores.get(node.name))
+            works[node.name] = op.map(f"conform-{node.name.replace('.', '-')}", works[node.upstream], conforming)
     for table, stream in works.items():
         connect(table, stream, share)
         connect(f"{table}__rejected", stream, rejected_share)
@@ -152,10 +153,18 @@ def _slice(batch: Batch, rows: pa.Table, filtered: pa.Int64Array, rejected: pa.I
 class Staging:
     """Batch -> Work of staging.<source>: bytes to typed columns, rejects split off."""
 
-    def __init__(self, source: Source, control: RunControl, databases: PerWorker[Database], stored: Stored | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        control: RunControl,
+        databases: PerWorker[Database],
+        stored: Stored | None = None,
+        schema: pa.Schema | None = None,
+    ) -> None:
         self._stage = PerWorker(lambda: Stage(source, databases.get(), stored=stored))
         self._table = f"staging.{source.name}"
-        self._empty = source.staging_schema.empty_table()
+        self._schema = schema or source.staging_schema
+        self._empty = self._schema.empty_table()
         self._control = control
 
     def __call__(self, batch: Batch) -> Work:
@@ -168,16 +177,20 @@ class Staging:
         except Exception as error:  # noqa: BLE001 - errors are data: nothing raises through Bytewax
             return _dead(batch, self._empty, _failed(self._control, self._table, batch, error))
         rejected = _offsets(staged.rejects)
-        return Work(batch, staged.rows, staged.rejects, staged.filtered, rejected, warned=staged.warned, deletes=staged.deletes)
+        rows = fitted(staged.rows, self._schema)
+        return Work(batch, rows, staged.rejects, staged.filtered, rejected, warned=staged.warned, deletes=staged.deletes)
 
 
 class Conforming:
     """Work of the upstream -> Work of an append table: the user's SQL over the batch."""
 
-    def __init__(self, node: Node, control: RunControl, max_rejects: int, databases: PerWorker[Database]) -> None:
+    def __init__(
+        self, node: Node, control: RunControl, max_rejects: int, databases: PerWorker[Database], schema: pa.Schema | None = None
+    ) -> None:
         self._conform = PerWorker(lambda: Conform(node, databases.get()))
         self._node = node
-        self._empty = node.schema.empty_table()
+        self._schema = schema or node.schema
+        self._empty = self._schema.empty_table()
         self._control = control
         self._max_rejects = max_rejects
         self._lock = threading.Lock()
@@ -198,7 +211,7 @@ class Conforming:
             return _dead(batch, self._empty, _failed(self._control, table, batch, error))
         return Work(
             batch,
-            made.rows,
+            fitted(made.rows, self._schema),
             made.rejects,
             pa.concat_arrays([made.left_out(upstream.filtered), made.filtered]),
             pa.concat_arrays([upstream.rejected, _offsets(made.rejects)]),

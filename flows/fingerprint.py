@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from flows.batch import RAW, REJECTED
 from flows.contract import Source
+from flows.eras import Era
 from flows.materialized import Materialized
 from flows.plan import Node, Plan
 from flows.project import Project, source_file, table_file
@@ -32,7 +33,8 @@ class Definition:
     ``role``: raw and staging tables of a source, tables of rejects, tables of SQL files. ``source``: empty for a materialized table.
     ``upstream``: the table that it is made from; None for a table made from the topic itself, and for a materialized one. A table of
     rejects has the upstream of the table whose rejects it holds.
-    ``files``: the texts that define the table and all that it derives from, by their paths in the folder.
+    ``files``: the texts that define the table and all that it derives from, by their paths in the folder. ``before``: what rows at
+    earlier positions are made by, the oldest first; the fingerprint does not know it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Definition:
     upsert: Upsert | None = None
     summary: Summary | None = None
     materialized: Materialized | None = None
+    before: tuple[Era, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -68,8 +71,9 @@ class Definition:
 
     @property
     def stored(self) -> dict[str, Any]:
-        """What the storage root keeps of it: ``json``, and the files, which decide nothing by their mere letters."""
-        return {**self.json, "files": dict(self.files)}
+        """What the storage root keeps of it: ``json``; the files, which decide nothing by their mere letters; earlier definitions."""
+        before = {"before": [era.to_json() for era in self.before]} if self.before else {}
+        return {**self.json, "files": dict(self.files), **before}
 
 
 def file_of(table: str, source: str) -> str:
@@ -237,7 +241,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Sentences that name what differs between two definitions' JSON; empty when they are equal."""
     found = []
     for name in [*old, *(name for name in new if name not in old)]:
-        if name == "files":
+        if name in ("files", "before"):
             continue
         before, after = old.get(name), new.get(name)
         if before == after:

@@ -44,12 +44,13 @@ class Node:
     which order a record's rows; ``filter_sqls`` give, each for one SELECT, the offsets that its conditions leave out.
     ``picks`` is set when rows stay 1:1: column -> the upstream's column that it is; ``computed_sql`` (None when nothing is computed)
     gives the others and ``_offset``. ``probe`` finds the records on which the SQL raises, where its shape allows that.
-    ``lineage``: column -> columns of staging tables.
+    ``lineage``: column -> columns of staging tables. ``upstream_schema``: the upstream's columns, as the SQL was bound against them.
     """
 
     name: str
     source: str
     upstream: str
+    upstream_schema: pa.Schema
     schema: pa.Schema
     sql: str
     transform_sql: str
@@ -249,6 +250,7 @@ class _Analysis:
             name=table.name,
             source=self._source_of(chained.upstream),
             upstream=chained.upstream,
+            upstream_schema=self._upstream_schema(chained.upstream),
             schema=pa.schema([*columns, *SYSTEM, *rows]),
             sql=text(query.tree),
             transform_sql=cast_sql(program.transform_sql, names, targets),

@@ -66,11 +66,15 @@ class CatalogueContended(KappaError):
 
 @dataclass(frozen=True, slots=True)
 class TableEntry:
-    """A live table. ``path``: relative to the storage root."""
+    """A live table. ``path``: relative to the storage root; ``forward``: its definition holds earlier ones, for rows at lower positions."""
 
     kind: str
     generation: str
     path: str
+    forward: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "generation": self.generation, "path": self.path, **({"forward": True} if self.forward else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +92,13 @@ class CatalogState:
         return dataclasses.replace(self, tables=self.tables if tables is None else tables, views=self.views if views is None else views)
 
     def to_json(self) -> dict[str, Any]:
-        tables = {name: {"kind": e.kind, "generation": e.generation, "path": e.path} for name, e in sorted(self.tables.items())}
+        tables = {name: entry.to_json() for name, entry in sorted(self.tables.items())}
         head = {"format": FORMAT, "n": self.n, "created_at": self.created_at, "by": self.by}
         return {**head, "tables": tables, "views": dict(sorted(self.views.items()))}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CatalogState:
-        tables = {name: TableEntry(e["kind"], e["generation"], e["path"]) for name, e in values["tables"].items()}
+        tables = {name: TableEntry(e["kind"], e["generation"], e["path"], e.get("forward", False)) for name, e in values["tables"].items()}
         return cls(values["n"], values["created_at"], values["by"], tables, values["views"])
 
 

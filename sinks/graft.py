@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.batch import fitted
 from sinks.address import TableAddress
 from sinks.compaction import LiveFile, live_files
 from sinks.files import FileWriter, OldFile, WrittenFile
@@ -58,7 +59,7 @@ def _outside(address: TableAddress, file: LiveFile, ranges: Ranges, schema: pa.S
     if not inside.any():
         return None
     rows = _read(address, file)
-    return rows.select(schema.names).cast(schema).filter(pc.invert(pa.array(inside)))  # views of text cannot be filtered
+    return fitted(rows, schema).cast(schema).filter(pc.invert(pa.array(inside)))  # views of text cannot be filtered
 
 
 def _read(address: TableAddress, file: LiveFile, columns: list[str] | None = None) -> pa.Table:
@@ -69,5 +70,5 @@ def _written(writer: FileWriter, file: LiveFile, rows: pa.Table) -> list[Written
     if not rows.num_rows:
         return []
     with writer.open(dict(file.partition)) as made:
-        made.write(rows.select(made.schema.names).cast(made.schema))
+        made.write(fitted(rows, made.schema).cast(made.schema))
     return [made.written]

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.batch import fitted
 from flows.database import Cursor
 from sinks.address import TableAddress
 from sinks.compaction import LiveFile, live_files
@@ -49,12 +50,14 @@ class Leaves:
         """Look at the first row of each file. Raises TableUnreadable."""
         found = cls(version)
         first: list[tuple[Values, OldFile, pa.Table]] = []
-        for file in live_files(open_table(address, version)):
+        table = open_table(address, version)
+        schema = pa.schema(table.schema().to_arrow())
+        for file in live_files(table):
             old = OldFile(file.path, dict(file.partition), file.nbytes)
             if not PurePosixPath(file.path).name.startswith(f"{PREFIX}-"):
                 found.others.setdefault(file.partition, []).append(old)
             elif file.rows:
-                first.append((file.partition, old, _first_row(address, file)))
+                first.append((file.partition, old, _first_row(address, file, schema)))
         lows = keys.of(pa.concat_tables([row for *_, row in first]), cursor) if first else []
         for (values, old, _), low in zip(first, lows, strict=True):
             found.leaves.setdefault(values, []).append(Leaf(old, low))
@@ -72,9 +75,11 @@ class Leaves:
             self.leaves[values] = sorted([*stay, *added.get(values, ())], key=lambda leaf: leaf.low)
 
 
-def _first_row(address: TableAddress, file: LiveFile) -> pa.Table:
+def _first_row(address: TableAddress, file: LiveFile, schema: pa.Schema) -> pa.Table:
+    stored = pa.schema([field for field in schema if field.name not in dict(file.partition)])
     with pq.ParquetFile(readable(address.folder / unquote(file.path)), pre_buffer=False) as opened:
-        return pa.Table.from_batches([next(opened.iter_batches(batch_size=1, use_threads=False))])
+        row = pa.Table.from_batches([next(opened.iter_batches(batch_size=1, use_threads=False))])
+    return fitted(row, stored).cast(stored)
 
 
 def route(leaves: Sequence[Leaf], keys: pa.BinaryArray) -> list[tuple[Leaf | None, int, int]]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.batch import fitted
 from flows.database import Cursor, Database
 from flows.upsert import DELETED
 from sinks.deletes import refuse_moved, with_sequence, without_sequence
@@ -257,7 +258,7 @@ class Merge:
 
     def _read(self, file: OldFile) -> pa.Table:
         with pq.ParquetFile(readable(self.writer.address.folder / unquote(file.path)), pre_buffer=False) as opened:
-            rows = opened.read(use_threads=False).cast(self.writer.stored)
+            rows = fitted(opened.read(use_threads=False), self.writer.stored).cast(self.writer.stored)
         return rows.append_column(_FLAG, pa.repeat(pa.scalar(False), rows.num_rows)) if self._forgets else rows
 
     def _kept(self, rows: pa.Table, horizon: datetime | None) -> pa.Table:

@@ -6,9 +6,10 @@ A ``Place`` is a ``pathlib.Path`` or an ``S3Path``, which has the same methods. 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from uuid import uuid4
@@ -133,6 +134,26 @@ class Upload:
 def readable(path: Place) -> Path | BinaryIO:
     """What Parquet readers open: the path of a file, a stream over an object."""
     return path.open() if isinstance(path, S3Path) else path  # type: ignore[return-value]
+
+
+def link(source: Place, target: Place) -> None:
+    """The same file under a second name: a hard link; a copy on a file system without them, and in a bucket, whose server makes it.
+
+    A target that is there already is the same. Raises FileNotFoundError.
+    """
+    if isinstance(target, S3Path):
+        assert isinstance(source, S3Path)
+        target.copy_of(source)
+        return
+    assert isinstance(source, Path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        try:
+            os.link(source, target)
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except OSError:
+            shutil.copy2(source, target)
 
 
 def all_exist(folder: Place, names: Iterable[str]) -> bool:

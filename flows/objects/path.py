@@ -157,6 +157,11 @@ class S3Path:
         with self._account.asking(self.bucket, self.key):
             self._account.client.put_object(Bucket=self.bucket, Key=self.key, Body=content)
 
+    def copy_of(self, source: S3Path) -> None:
+        """Make it a copy of another object, by the server, of any size. Raises FileNotFoundError."""
+        with self._account.asking(source.bucket, source.key):
+            self._account.client.copy({"Bucket": source.bucket, "Key": source.key}, self.bucket, self.key)
+
     def put_if_absent(self, data: bytes) -> bool:
         """Write it unless it exists. Returns False when it does. An error leaves the outcome unknown: it was sent once and not repeated."""
         from botocore.exceptions import BotoCoreError, ClientError

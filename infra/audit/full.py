@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from flows.errors import KappaError
-from flows.fingerprint import Definition
-from flows.plan import Plan
-from flows.project import Project
 from infra.audit.audit import REJECTED, Audit
 from infra.audit.materialized import compare_materialized
 from infra.audit.recompute import Recompute
 from infra.audit.summaries import compare_summary
+from infra.run.eras import Eras
+from infra.run.live import Live
 from sinks.rejects import StoredRejects
 
 
-def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, definitions: Mapping[str, Definition]) -> None:
+def recompute(audit: Audit, names: Iterable[str], live: Live) -> None:
     """Compare the tables in ``names`` with what the log gives; findings go to the audit's tables."""
     by_source: dict[str, list[str]] = {}
     for name in names:
-        definition = definitions.get(name)
+        definition = live.definitions.get(name)
         audited = audit.table(name)
         if audited.rows is None:
             continue  # found already
@@ -33,13 +32,14 @@ def recompute(audit: Audit, names: Iterable[str], project: Project, plan: Plan, 
         else:
             by_source.setdefault(definition.source, []).append(name)
     for source, tables in by_source.items():
-        _source(audit, source, tables, project, plan)
+        _source(audit, source, tables, live)
 
 
-def _source(audit: Audit, name: str, tables: list[str], project: Project, plan: Plan) -> None:
-    source = project.sources[name]
+def _source(audit: Audit, name: str, tables: list[str], live: Live) -> None:
+    source = live.project.sources[name]
     stored = StoredRejects(source.topic, audit.address(f"staging.{name}"), audit.address(f"staging.{name}{REJECTED}"), {})
-    work = Recompute(source, [node for node in plan.nodes.values() if node.source == name], stored)
+    topics = {audit.log(source.topic).identity.topics.get(source.topic) for table in tables if audit.table(table).same_log}
+    work = Recompute(Eras(live, name, next(iter(topics), None)), stored)
     try:
         for place in sorted({place for table in tables for place in audit.table(table).proofs if place[0] == source.topic}):
             audited = {table: audit.table(table) for table in tables}

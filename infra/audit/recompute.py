@@ -11,12 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.batch import RAW, RECORDS, Batch
+from flows.batch import RAW, RECORDS, Batch, fitted
 from flows.conform import Conform
-from flows.contract import Source
 from flows.database import Database
 from flows.ledger import Span
-from flows.plan import Node
 from flows.sql.tree import quoted
 from flows.stage import Stage
 from flows.stage.corrections import Stored
@@ -27,6 +25,7 @@ from infra.audit.findings import EXAMPLES, Proof
 from infra.audit.forgotten import Forgotten
 from infra.audit.log import TopicLog
 from infra.audit.rows import Rows
+from infra.run.eras import Eras, Makers
 from sinks.keys import Keys
 
 REJECTED = "__rejected"
@@ -73,22 +72,41 @@ class Check:
         known += offsets[: EXAMPLES - len(known)]
 
 
+class _Line:
+    """The code of a run for a stretch of positions that are made alike."""
+
+    def __init__(self, makers: Makers, database: Database, stored: Stored | None) -> None:
+        self.makers = makers
+        self.stage = Stage(makers.source, database, stored=stored)
+        self.conforms = {node.name: Conform(node, database) for node in makers.nodes}
+
+
 class Recompute:
-    """Makes the tables of one source again. ``nodes``: its append tables, each after what it reads; ``stored``: what was rejected before
-    the first record that is made again, for corrections of it.
+    """Makes the tables of one source again. ``stored``: what was rejected before the first record that is made again, for corrections of
+    it.
     """
 
-    def __init__(self, source: Source, nodes: Sequence[Node], stored: Stored | None = None) -> None:
-        self._name = source.name
-        database = Database()
-        self._stage = Stage(source, database, stored=stored)
-        self._nodes = {node.name: node for node in nodes}
-        self._conforms = {node.name: Conform(node, database) for node in nodes}
+    def __init__(self, eras: Eras, stored: Stored | None = None) -> None:
+        self._name = eras.now.source.name
+        self._eras = eras
+        self._stored = stored
+        self._database = Database()
+        self._nodes = {node.name: node for node in eras.now.nodes}
+        self._lines: list[_Line] = []
         self._forgotten: dict[str, Forgotten] = {}
 
     def close(self) -> None:
-        for conform in self._conforms.values():
-            conform.close()
+        for line in self._lines:
+            for conform in line.conforms.values():
+                conform.close()
+
+    def _line(self, batch: Batch) -> _Line:
+        makers = self._eras.at(batch.partition, batch.start)
+        found = next((line for line in self._lines if line.makers is makers), None)
+        if found is None:
+            found = _Line(makers, self._database, self._stored)
+            self._lines.append(found)
+        return found
 
     def chain(self, table: str) -> list[str]:
         """A table and what it derives from, down to staging; empty for raw."""
@@ -100,24 +118,28 @@ class Recompute:
         return chain
 
     def make(self, batch: Batch, wanted: Collection[str]) -> dict[str, Made]:
-        """The share of a batch of every table in ``wanted``, and of what they derive from. Raises what staging and the SQL raise."""
+        """The share of a batch of every table in ``wanted``, and of what they derive from. Raises what staging and the SQL raise.
+
+        No edge of the eras lies within the batch.
+        """
+        line, schemas = self._line(batch), self._eras.schemas
         offsets = _offsets(batch.records)
         partition = pa.repeat(pa.scalar(batch.partition, pa.int32()), batch.records.num_rows)
         made = {f"raw.{self._name}": Made(pa.Table.from_arrays([partition, *batch.records.columns], schema=RAW), NONE, NONE)}
         needed = {name for table in wanted for name in self.chain(table)}
         staging = f"staging.{self._name}"
         if staging in needed:
-            staged = self._stage.stage(batch)
+            staged = line.stage.stage(batch)
             refused = _offsets(staged.rejects)
-            made[staging] = Made(staged.rows, staged.filtered.to_numpy(), refused, staged.deletes)
+            made[staging] = Made(fitted(staged.rows, schemas[staging]), staged.filtered.to_numpy(), refused, staged.deletes)
             made[f"{staging}{REJECTED}"] = Made(staged.rejects, np.setdiff1d(offsets, refused), NONE)
         for name, node in self._nodes.items():
             if name in needed:
                 upstream = made[node.upstream]
-                done = self._conforms[name].conform(upstream.rows, batch, upstream.deletes)
+                done = line.conforms[name].conform(upstream.rows, batch, upstream.deletes)
                 own = _offsets(done.rejects)
                 filtered = np.concatenate([done.left_out(pa.array(upstream.filtered)).to_numpy(), done.filtered.to_numpy()])
-                made[name] = Made(done.rows, filtered, np.concatenate([upstream.rejected, own]))
+                made[name] = Made(fitted(done.rows, schemas[name]), filtered, np.concatenate([upstream.rejected, own]))
                 made[f"{name}{REJECTED}"] = Made(done.rejects, np.setdiff1d(offsets, own), NONE)
         return made
 
@@ -135,7 +157,9 @@ class Recompute:
                     checks[name].forgotten = self._forgotten.setdefault(name, Forgotten(rows, node.upsert, node.schema))
         # where a table begins or ends, all others are cut: a table is compared only where its ledger covers the whole batch
         edges = {edge for check in checks.values() for edge in (check.proof.span.start, check.proof.span.end)}
-        for start, end in pairwise(sorted(edges | ({log.extent.low[partition]} if edges else set()))):
+        least, most = min(edges, default=0), max(edges, default=0)
+        edges |= {edge for edge in (log.extent.low[partition], *self._eras.edges(partition)) if least < edge < most}
+        for start, end in pairwise(sorted(edges)):
             covering = {name: check for name, check in checks.items() if check.covers(start, end)}
             for batch in _batches(log, partition, start, end) if covering else ():
                 made = self.make(batch, covering)

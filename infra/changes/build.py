@@ -8,18 +8,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from flows.batch import Failure
+from flows.eras import eras_of
 from flows.errors import KappaError
 from flows.faults import reach
 from flows.ledger import RunIdentity
 from infra.audit.audit import Audit
+from infra.changes.forward import from_now_on
 from infra.changes.gates import check_assertions, check_limits
 from infra.changes.generations import drop, expired
 from infra.run.feed import Feed
 from infra.run.identity import has_ended, is_here
+from infra.run.live import with_eras
 from infra.run.rebuild import reach_live, refuse_loss
 from infra.run.selection import Fed, Target, beside_targets, descendants, select
 from infra.run.session import YOUNG_S, Session
 from sinks.address import TableAddress
+from sinks.adopt import adopt
 from sinks.catalog import CatalogState, ordinal
 from sinks.history import newest
 
@@ -97,9 +101,19 @@ class Build:
         self._catalog = session.catalog
         session.records_per_s = options.records_per_s
 
-    def apply(self, tables: list[str]) -> None:
-        """Build ``tables``, upstream first, by the folder's definitions, and make all of the folder live."""
-        self._session.recorded(lambda: self._build(tables, whole=True))
+    def apply(self, tables: list[str], *, forward_only: bool = False) -> None:
+        """Build ``tables``, upstream first, by the folder's definitions, and make all of the folder live.
+
+        ``forward_only``: the rows so far stay what they are, where they are fed from the log.
+        """
+
+        def work() -> None:
+            state = self._catalog.read()
+            make = from_now_on if forward_only else with_eras
+            self._session.use(make(self._session.folder, state, self._catalog))
+            self._build(tables, state, whole=True)
+
+        self._session.recorded(work)
 
     def replay(self, names: tuple[str, ...]) -> None:
         """Build the named tables, and all that derives from them, anew by their live definitions."""
@@ -107,7 +121,7 @@ class Build:
         def work() -> None:
             session = self._session
             session.use_live()
-            self._build(descendants(select(names, session.plan, session.definitions), session.definitions))
+            self._build(descendants(select(names, session.plan, session.definitions), session.definitions), self._catalog.read())
 
         self._session.recorded(work)
 
@@ -115,36 +129,41 @@ class Build:
         """Bring what was built beside up to the live generations, and make it live."""
 
         def work() -> None:
-            tables, whole = self._waiting()
-            self._build(tables, whole=whole)
+            state = self._catalog.read()
+            tables, whole = self._waiting(state)
+            self._build(tables, state, whole=whole)
 
         self._session.recorded(work)
 
-    def _waiting(self) -> tuple[list[str], bool]:
-        """What was built and not promoted: of the folder, all of it; else anew by the live definitions. Raises NothingToPromote."""
-        state = self._catalog.read()
-        built, changed = [], []
-        for name, definition in self._session.folder.definitions.items():
+    def _waiting(self, state: CatalogState) -> tuple[list[str], bool]:
+        """What was built and not promoted: of the folder, all of it; else anew by the live definitions. Raises NothingToPromote.
+
+        The session uses the definitions of what was built.
+        """
+        built, changed = {}, []
+        folder = with_eras(self._session.folder, state, self._catalog)
+        for name, definition in folder.definitions.items():
             entry = state.tables.get(name)
             least = 0 if entry is None else ordinal(entry.generation)
-            if any(ordinal(g) > least and g.partition("-")[0] == definition.fingerprint for g in self._catalog.generations(name)):
-                built.append(name)
+            made = [g for g in self._catalog.generations(name) if ordinal(g) > least and g.partition("-")[0] == definition.fingerprint]
+            if made:
+                built[name] = replace(definition, before=eras_of(self._catalog.definition(name, made[-1])))
             if entry is None or entry.generation.partition("-")[0] != definition.fingerprint:
                 changed.append(name)
         if unbuilt := [name for name in changed if name not in built]:
             raise NothingToPromote(f"these are defined in the folder and not built: {', '.join(unbuilt)}", "kappa apply")
         if not built:
             raise NothingToPromote("no generation of what the folder defines is newer than the live one", "kappa generations")
-        return (changed, True) if changed else (built, False)
+        self._session.use(replace(folder, definitions={name: built.get(name, each) for name, each in folder.definitions.items()}))
+        return (changed, True) if changed else (list(built), False)
 
-    def _build(self, tables: list[str], *, whole: bool = False) -> None:
+    def _build(self, tables: list[str], state: CatalogState, *, whole: bool = False) -> None:
         """Build up to the positions of the live generations, check, and swap all in one catalogue file.
 
         ``whole``: then nothing else than what the folder defines is live. Raises RebuildLosesRecords, BuildInProgress, CheckFailed,
         NotSwapped, SwappedMeanwhile, Overtaken.
         """
         session = self._session
-        state = self._catalog.read()
         targets = beside_targets(tables, session.definitions, self._catalog, state)
         streams = [target for target in targets if target.definition.materialized is None]
         with ThreadPoolExecutor(2, thread_name_prefix="write") as pool:
@@ -196,11 +215,26 @@ class Build:
         session = self._session
         self._refuse_if_built_elsewhere(TableAddress(session.project.storage, target.name, target.generation))
         fed = session.own(feed, target)
+        if target.definition.before and not fed.owner.totals:
+            self._adopt(feed, fed)
         if not self._follows_another(feed, fed):
             return fed
         definition = target.definition
         generation = self._catalog.new_generation(target.name, definition.fingerprint, definition.stored)
         return session.own(feed, replace(target, generation=generation))
+
+    def _adopt(self, feed: Feed, fed: Fed) -> None:
+        """Begin with the rows of the live generation, where the change of its definition is to hold from now on only."""
+        era, topic, name = fed.target.definition.before[-1], feed.source.topic, fed.target.name
+        live = self._session.live(name)
+        if live is None or live.generation != era.generation or feed.guard.identity.topics.get(topic) != era.topic_id:
+            return  # a replay
+        info = adopt(fed.owner, live, {(topic, partition): offset for partition, offset in era.until.items()})
+        if info is None:
+            self._control.notify(f"{name}: no version of {live.generation} from before the change can be read any more: built from the log")
+            return
+        feed.check_position(fed)
+        self._control.notify(f"{name} keeps the {info.rows:,} rows of {live.generation}")
 
     def _follows_another(self, feed: Feed, fed: Fed) -> bool:
         """Whether a summary was begun over another generation of its upstream than the one that it would follow now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from flows.errors import KappaError, UsageError
 from flows.project import Project
 from infra.changes.compare import Change, compare
 from infra.changes.estimate import Estimate, estimate
+from infra.changes.forward import from_now_on, keeps
 from infra.inventory import read_all
 from infra.run.live import Live, of_folder
 from sinks.catalog import Catalog, CatalogState
@@ -39,12 +40,15 @@ class PlanUnreadable(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class ChangePlan:
-    """``n``: the catalogue's number; ``changes``: every table and view, upstream first."""
+    """``n``: the catalogue's number; ``changes``: every table and view, upstream first; ``kept``: the tables that keep the rows they have,
+    because the change is to hold from now on only.
+    """
 
     warehouse: str
     n: int
     changes: tuple[Change, ...]
     cost: Estimate = field(default_factory=Estimate)
+    kept: tuple[str, ...] = ()
 
     @property
     def changed(self) -> list[Change]:
@@ -62,6 +66,7 @@ class ChangePlan:
             "warehouse": self.warehouse,
             "catalogue": self.n,
             "changes": len(self.changed),
+            "kept": list(self.kept),
             "tables": [change.to_json() for change in self.changes],
             "reads": [reading.to_json() for reading in self.cost.readings],
             "warnings": list(self.cost.warnings),
@@ -78,27 +83,39 @@ class ChangePlan:
         moved = [f"{name} ({_status(was.get(name))}; now {_status(now.get(name))})" for name in names]
         if stored["warehouse"] != self.warehouse:
             moved.insert(0, f"the warehouse ({stored['warehouse']}, now {self.warehouse})")
+        if stored.get("kept", []) != list(self.kept):
+            moved.append(f"what keeps its rows ({', '.join(stored.get('kept', [])) or 'nothing'}; now {', '.join(self.kept) or 'nothing'})")
         if moved:
             raise PlanStale(file, moved)
 
 
-def make_plan(project: Project, config: Mapping[str, str] | None, *, costs: bool = True) -> ChangePlan:
+def make_plan(project: Project, config: Mapping[str, str] | None, *, costs: bool = True, forward_only: bool = False) -> ChangePlan:
     """Compare the folder with what is live. ``config``: librdkafka's; None without Kafka, whose part of the costs is then unknown.
 
-    Raises ProjectInvalid, and what reading the storage root raises.
+    Raises ProjectInvalid, ForwardRefused, and what reading the storage root raises.
     """
     folder = of_folder(project)
     catalog = Catalog(project.storage)
     state = catalog.read()
-    plan = ChangePlan(project.settings.name, state.n, tuple(compare(folder, state, catalog)))
-    if not costs or not plan.builds:
-        return plan
-    return ChangePlan(plan.warehouse, plan.n, plan.changes, _cost(folder, state, plan.builds, config))
+    changes = tuple(compare(folder, state, catalog))
+    kept: tuple[str, ...] = ()
+    if forward_only:
+        live = from_now_on(folder, state, catalog)
+        kept = tuple(change.name for change in changes if change.status == "changed" and keeps(live, change.name, state))
+    plan = ChangePlan(project.settings.name, state.n, changes, kept=kept)
+    building = [name for name in plan.builds if name not in kept]
+    return replace(plan, cost=_cost(folder, state, building, config)) if costs and building else plan
 
 
 def _cost(folder: Live, state: CatalogState, builds: list[str], config: Mapping[str, str] | None) -> Estimate:
     standing, _ = read_all(folder.project.storage, state, None)
     return estimate(folder, builds, {status.name: status for status in standing if status.unreadable is None}, config)
+
+
+def kept_in(file: Path) -> list[str]:
+    """The tables that keep their rows by the plan in ``file``. Raises PlanUnreadable."""
+    kept: list[str] = _stored(file).get("kept", [])
+    return kept
 
 
 def _stored(file: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def audit(folder: Path, tables: tuple[str, ...], full: bool, verbose: bool, as_j
         work.rejects(names)
         if full:
             live = of_catalogue(of_folder(project), state, catalog)
-            recompute(work, names, live.project, live.plan, live.definitions)
+            recompute(work, names, live)
     finally:
         work.close()
     audited = [work.tables[name] for name in names]

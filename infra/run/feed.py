@@ -27,6 +27,7 @@ from flows.settings import Settings
 from flows.sql.rewrite import ROW
 from flows.summary import Summary
 from infra.run.budget import Budget
+from infra.run.eras import Eras, Makers
 from infra.run.selection import Fed, Target
 from infra.run.summaries import Followed
 from sinks.address import TableAddress
@@ -46,7 +47,8 @@ from sinks.versions import Versions
 class Feed:
     """Everything that the flows of one source need. ``extent``: low and stable end offset of each partition, as of the run's start;
     ``live``: the address of a table's live generation; ``versions``: where summaries are computed; ``stored``: what has been rejected
-    before, for a source that takes corrections; ``archive``: what is kept of records that the topic has dropped.
+    before, for a source that takes corrections; ``archive``: what is kept of records that the topic has dropped; ``eras``: by what rows at
+    earlier positions are made.
     """
 
     source: Source
@@ -62,6 +64,7 @@ class Feed:
     committed: Callable[[Fed, CommitInfo], None]
     live: Callable[[str], TableAddress | None]
     versions: Versions
+    eras: Eras
     fed: list[Fed] = field(default_factory=list)
     followed: list[Followed] = field(default_factory=list)
     stored: StoredRejects | None = None
@@ -187,21 +190,33 @@ class Feed:
         return summary is not None and any(each.target.name == summary.upstream for each in streams)
 
     def flow(self, tables: list[Fed], until: Mapping[int, int] | None) -> None:
-        """Run one dataflow to its end, in this thread."""
-        flow = self.dataflow(tables, until)
+        """Run one dataflow to its end, in this thread; and before it one for each stretch of positions whose rows are made otherwise."""
+        while tables and not self.control.stopping and (stretch := self.eras.stretches(before := self._least(tables), until)) is not None:
+            self._flow(self.dataflow(tables, *stretch))
+            self.leave_failed()
+            tables = [fed for fed in tables if fed in self.fed]
+            if tables and self._least(tables) == before:
+                return  # a table has ended, as was said
+        if tables and not self.control.stopping:
+            self._flow(self.dataflow(tables, self.eras.now, until))
+
+    def _flow(self, flow: Dataflow) -> None:
         cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.settings.run.workers)  # type: ignore[no-untyped-call]
         for each in self.followed:
             each.finish()
 
-    def dataflow(self, tables: list[Fed], until: Mapping[int, int] | None) -> Dataflow:
-        """The Bytewax dataflow of ``tables``, from the least of their positions."""
-        starts = {p: min(self.positions(fed)[p] for fed in tables) for p in self.extent.low}
-        log = self.read(starts, until)
+    def dataflow(self, tables: list[Fed], makers: Makers, until: Mapping[int, int] | None) -> Dataflow:
+        """The Bytewax dataflow of ``tables``, from the least of their positions, all of which ``makers`` make."""
+        log = self.read(self._least(tables), until)
         log.progress.records, log.progress.nbytes = self.progress.records, self.progress.nbytes  # of the flows before, too
         self.progress = log.progress
         sinks = {fed.target.name: TableSink(fed.target.name, self._parts(fed), self.control) for fed in tables}
         limit, memory = self.settings.run.max_rejects, self.budget.duckdb_bytes
-        return build(self.source, self.nodes, sinks, log, self.control, limit, memory, self.stored)
+        return build(makers.source, makers.nodes, sinks, log, self.control, limit, memory, self.stored, self.eras.schemas)
+
+    def _least(self, tables: Iterable[Fed]) -> dict[int, int]:
+        vectors = [self.positions(fed) for fed in tables]
+        return {p: min(vector[p] for vector in vectors) for p in self.extent.low}
 
     def read(self, starts: Mapping[int, int], until: Mapping[int, int] | None) -> KafkaSource | RecordsSource:
         """What gives the flow its batches."""

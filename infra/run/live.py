@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from flows.eras import eras_of
 from flows.fingerprint import Definition, definitions, file_of
 from flows.plan import Plan, analyse, require
 from flows.project import Project, parse_project, table_file
@@ -59,15 +60,25 @@ def of_catalogue(folder: Live, state: CatalogState, catalog: Catalog) -> Live:
             held.add(name)
             new.append(name)
     if not built and not new:
-        return folder
+        return with_eras(folder, state, catalog)
     files = {file: text for file, text in folder.project.files.items() if file not in {folder.definitions[name].file for name in new}}
     views = folder.plan.views.keys() - state.views.keys()
     for name in folder.plan.views:
         del files[table_file(name)]
     files |= {table_file(name): f'/* kind = "view" */\n{sql}\n' for name, sql in state.views.items() if table_file(name) not in files}
     files |= {file: text for stored in built.values() for file, text in [_own_file(stored)]}
-    live = of_folder(parse_project(folder.project.folder, folder.project.settings, files))
-    return Live(live.project, live.plan, live.definitions, (*_differences(folder, built), *_left_out([*new, *sorted(views)])))
+    live = with_eras(of_folder(parse_project(folder.project.folder, folder.project.settings, files)), state, catalog)
+    return replace(live, differs=(*_differences(folder, built), *_left_out([*new, *sorted(views)])))
+
+
+def with_eras(live: Live, state: CatalogState, catalog: Catalog) -> Live:
+    """The same; tables whose live generations were built from the same definitions keep the earlier ones of these."""
+    eras = {}
+    for name, entry in state.tables.items():
+        definition = live.definitions.get(name)
+        if entry.forward and definition is not None and entry.generation.partition("-")[0] == definition.fingerprint:
+            eras[name] = replace(definition, before=eras_of(catalog.definition(name, entry.generation)))
+    return replace(live, definitions={name: eras.get(name, definition) for name, definition in live.definitions.items()}) if eras else live
 
 
 def summary_of(folder: Live, table: str, catalog: Catalog, generations: Iterable[str]) -> Summary | None:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from flows.eras import eras_of
 from flows.errors import KappaError, UsageError
 from flows.fingerprint import Definition, difference
 from flows.plan import Plan
@@ -43,7 +44,8 @@ class Target:
     @property
     def entry(self) -> TableEntry:
         """What the catalogue says of it when it is live."""
-        return TableEntry(self.definition.kind, self.generation, TableAddress("", self.name, self.generation).path)
+        path = TableAddress("", self.name, self.generation).path
+        return TableEntry(self.definition.kind, self.generation, path, forward=bool(self.definition.before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,9 @@ def beside_targets(tables: Iterable[str], definitions: Mapping[str, Definition],
         unfinished = [
             generation
             for generation in catalog.generations(table)
-            if generation.partition("-")[0] == definition.fingerprint and ordinal(generation) > live_ordinal
+            if generation.partition("-")[0] == definition.fingerprint
+            and ordinal(generation) > live_ordinal
+            and eras_of(catalog.definition(table, generation)) == definition.before
         ]
         generation = unfinished[-1] if unfinished else catalog.new_generation(table, definition.fingerprint, definition.stored)
         targets.append(Target(definition, generation, live=False))

@@ -30,6 +30,7 @@ from infra.run.archive import archive_of
 from infra.run.budget import share
 from infra.run.corrections import stored_rejects
 from infra.run.cuts import CutPublisher
+from infra.run.eras import Eras
 from infra.run.feed import Feed, run_all
 from infra.run.identity import has_ended, this_process
 from infra.run.live import Live, of_catalogue, of_folder
@@ -64,6 +65,17 @@ class NothingToFeed(KappaError):
         super().__init__(f"no table of {source} can be fed", cause="each of them failed, as said above", next_step="kappa tables")
 
 
+class RowsOfBefore(KappaError):
+    """A table has to pass positions whose rows are made by an earlier definition: that takes more than one dataflow."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"the tables of {source} cannot be fed by one dataflow",
+            cause="one of them stands below the positions of a change that was applied forward only",
+            next_step="kappa run --until-caught-up; then this again",
+        )
+
+
 class Session:
     """One run of a warehouse in this process."""
 
@@ -72,7 +84,7 @@ class Session:
         self.control = control
         self._mirror = mirror
         self.folder = of_folder(project)
-        self._use(self.folder)
+        self.use(self.folder)
         self.config: Mapping[str, str] = resolve(project).kafka if config is None else config
         self.catalog = Catalog(project.storage)
         self.catalog.create(project.settings.name)
@@ -109,14 +121,16 @@ class Session:
         if not self.feeds:
             raise NothingToFeed(source)
         (feed,) = self.feeds
-        return feed.dataflow(feed.streams, until=None)
+        if feed.eras.stretches({held.partition: held.offset for held in feed.held()}, None) is not None:
+            raise RowsOfBefore(source)
+        return feed.dataflow(feed.streams, feed.eras.now, until=None)
 
     def use_live(self) -> None:
         """Feed what is live now, and what is new in the folder."""
         self._state = self.catalog.read()
-        self._use(of_catalogue(self.folder, self._state, self.catalog))
+        self.use(of_catalogue(self.folder, self._state, self.catalog))
 
-    def _use(self, live: Live) -> None:
+    def use(self, live: Live) -> None:
         """What to feed, by which definitions."""
         self._fed_by = live
         self.project, self.plan, self.definitions = live.project, live.plan, live.definitions
@@ -236,6 +250,7 @@ class Session:
                 committed=self._committed,
                 live=self.live,
                 versions=Versions(budget.duckdb_bytes),
+                eras=Eras(self._fed_by, name, guard.identity.topics.get(source.topic)),
             )
             feed.archive = archive_of(self.catalog, name, source.topic, guard.identity, feed.extent.low)
             feed.own(mine, partial(own or self.own, feed))

@@ -12,7 +12,7 @@ from itertools import chain, pairwise
 import numpy as np
 import pyarrow as pa
 
-from flows.batch import RECORDS, Batch
+from flows.batch import RECORDS, Batch, fitted
 from flows.conform import Conform
 from flows.contract import Source
 from flows.database import Database
@@ -21,19 +21,20 @@ from flows.sql.rewrite import ROW
 from flows.sql.tree import quoted
 from flows.stage.deletes import KeyReader, deletes
 from flows.upsert import DELETED, tombstones
+from infra.run.eras import Eras
 from infra.trace.keys import condition
 from infra.trace.tables import Tables
 
 
 class History:
-    """Of one upsert table. ``upstream``: the columns of the table that it reads."""
+    """Of one upsert table."""
 
-    def __init__(self, node: Node, source: Source, upstream: pa.Schema, tables: Tables) -> None:
+    def __init__(self, node: Node, source: Source, eras: Eras, tables: Tables) -> None:
         assert node.upsert is not None
         self._node = node
         self._upsert = node.upsert
         self._source = source
-        self._upstream = upstream
+        self._eras = eras
         self._tables = tables
         self._database = Database()
 
@@ -58,13 +59,30 @@ class History:
         return f"SELECT * FROM (SELECT * REPLACE ({filled}) FROM given) ORDER BY {order}"
 
     def _made(self, key: Mapping[str, str | None]) -> Iterator[pa.Table]:
-        conform = Conform(self._node, self._database)
+        conforms: dict[str, Conform] = {}
         try:
             for rows in _by_record(self._tables.batches(self._upstream_sql(key))):
-                given = rows.select(self._upstream.names).cast(self._upstream)
-                yield conform.conform(given, self._batch(rows)).rows
+                for part in self._stretches(rows):
+                    node = self._node_at(part)
+                    if node.sql not in conforms:
+                        conforms[node.sql] = Conform(node, self._database)
+                    conform = conforms[node.sql]
+                    given = part.select(self._node.upstream_schema.names).cast(self._node.upstream_schema)
+                    yield fitted(conform.conform(given, self._batch(part)).rows, self._node.schema)
         finally:
-            conform.close()
+            for conform in conforms.values():
+                conform.close()
+
+    def _stretches(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """``rows`` of one partition, cut where a change was applied forward only."""
+        offsets = rows.column("_offset").to_numpy()
+        cuts = np.searchsorted(offsets, self._eras.edges(rows.column("_partition")[0].as_py())).tolist()
+        for start, end in pairwise(sorted({0, *cuts, rows.num_rows})):
+            yield rows.slice(start, end - start)
+
+    def _node_at(self, rows: pa.Table) -> Node:
+        makers = self._eras.at(rows.column("_partition")[0].as_py(), rows.column("_offset")[0].as_py())
+        return next(node for node in makers.nodes if node.name == self._node.name)
 
     def _upstream_sql(self, key: Mapping[str, str | None]) -> str:
         node, picks = self._node, self._node.picks or {}

@@ -12,6 +12,7 @@ from flows.project import Project
 from flows.sql.tree import quoted
 from flows.summary import Summary, members_sql
 from flows.upsert import DELETED
+from infra.run.eras import Eras
 from infra.run.live import Live, of_catalogue, of_folder
 from infra.trace.absence import absence
 from infra.trace.events import at_places, events_at
@@ -123,8 +124,8 @@ class _Tracer:
 
     def _of_key(self, key: dict[str, str | None], limit: int) -> Trace:
         """Every record of the key that can be found, the latest first; and the row's own, should that not be among them."""
-        node = self._live.plan.nodes[self._name]
-        history = History(node, self._source, self._live.definitions[node.upstream].schema, self._tables).of(key)
+        eras = Eras(self._live, self._source.name, self._tables.topic_id(self._name, self._topic))
+        history = History(self._live.plan.nodes[self._name], self._source, eras, self._tables).of(key)
         stored = self._tables.ask(f"SELECT * FROM {self._name} WHERE {condition(list(key.items()), self._types)}")
         if not stored and not history.num_rows:
             raise self._missing(list(key.items()))
