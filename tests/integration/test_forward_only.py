@@ -98,6 +98,10 @@ def test_rows_stay_and_new_ones_have_the_column(warehouse: Warehouse) -> None:
         assert all(note == (f"n{number}" if number > EVENTS else None) for number, note in notes(warehouse, table).items()), table
     assert json.loads(kappa(warehouse.folder, "query", "SELECT sum(slots) AS n FROM analytics.note", "--format", "json"))
     assert not audit(warehouse.folder, "--full")
+    rows = {table: warehouse.rows(table) for table in TABLES}
+    kappa(warehouse.folder, "maintain", "--take-over", "events")
+    kappa(warehouse.folder, "replay", "core.event", "--from", "40", "--to", "250", "--take-over")
+    assert {table: warehouse.rows(table) for table in TABLES} == rows, "files without the column are rewritten"
     equal_after_replay(warehouse)
     assert json.loads(kappa(warehouse.folder, "plan", "--json"))["changes"] == 0
 

@@ -74,9 +74,13 @@ def test_a_warehouse_on_a_bucket(warehouse: Stored, s3: str) -> None:
     said += check_reading(folder, s3)
     said += kappa(folder, "replay", "analytics.corner")
     check_maintaining(warehouse)
+    source = folder / "sources/events.toml"
+    source.write_text(source.read_text().replace('kind = "varchar"', 'kind = "varchar"\nnote = "varchar"'))
+    assert "core.slot keeps the " in kappa(folder, "apply", "--yes", "--forward-only")
     warehouse.produce(EVENTS + 1, 50)
     kappa(folder, "run", "--until-caught-up")
     warehouse.check_independently()
+    assert not audit(folder, "--full")
     assert SECRET not in said
     assert ACCESS not in said
 

@@ -13,6 +13,7 @@ import pytest
 from connectors.files.corrections import Correction
 from connectors.loads import Identity, LoadState
 from flows.batch import RAW, REJECTED, SYSTEM, Batch
+from flows.eras import eras_of
 from flows.fingerprint import file_of, fingerprint, type_name
 from flows.stage.codes import Code
 from flows.stage.corrections import parse
@@ -77,6 +78,12 @@ def test_definition(tmp_path: Path) -> None:
     assert catalog.new_generation("core.airline", fingerprint(decisive), definition) == generation
     assert catalog.definition("core.airline", generation) == definition
     assert (tmp_path / "_kappa" / "definitions" / "core.airline" / f"{generation}.json").exists()
+
+
+def test_definition_of_a_change_from_a_position_on() -> None:
+    values = json.loads(example("definition-before")[1])
+    assert [era.to_json() for era in eras_of(values)] == values["before"]
+    assert eras_of(values)[0].fingerprint == example("definition")[0].partition("-")[0]
 
 
 @pytest.mark.parametrize("name", ["load-key", "corrections-key"])
